@@ -1,0 +1,1 @@
+//! PIO and MMIO address maps, interrupts, and write effects for virtual devices.

@@ -1,0 +1,1 @@
+//! Traits over a hypervisor, register structs, and a fake back end for tests.

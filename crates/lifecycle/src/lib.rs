@@ -1,0 +1,1 @@
+//! The state machine and the orchestrator of a virtual machine.

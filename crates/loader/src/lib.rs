@@ -1,0 +1,1 @@
+//! Puts Linux into guest memory: bzImage, ELF, initrd, command line, boot parameters, ACPI.

@@ -1,0 +1,1 @@
+//! Guest RAM: layout, backing, dirty tracking, discard.

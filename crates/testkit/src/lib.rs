@@ -1,0 +1,1 @@
+//! Test support: conformance suites, tiny guests, fuzz bodies.

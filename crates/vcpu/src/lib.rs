@@ -1,0 +1,1 @@
+//! CPU model, boot registers, vCPU threads with a kick and a stop barrier.
