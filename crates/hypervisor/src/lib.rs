@@ -1,1 +1,22 @@
-//! Traits over a hypervisor, register structs, and a fake back end for tests.
+//! A hypervisor behind traits: [`Hypervisor`] makes a [`Vm`], a [`Vm`] makes [`Vcpu`]s and maps memory.
+//!
+//! What others need to read or set has structs of its own here ([`Regs`], [`Sregs`], [`Cpuid`], [`Msr`]); the
+//! rest of a vCPU's or a VM's state is a versioned [`Blob`](drystone_state::Blob) that belongs to the back end.
+//! The traits are dyn-compatible: a virtual call is nothing beside an exit from the guest, and a machine that holds
+//! `Arc<dyn Vm>` needs no type parameter.
+#![forbid(unsafe_code)]
+#![doc = include_str!("../README.md")]
+
+mod cpuid;
+mod error;
+mod guard;
+mod regs;
+mod vcpu;
+mod vm;
+
+pub use cpuid::{Cpuid, CpuidEntry};
+pub use error::{Error, GuestContext, RunError};
+pub use guard::Guard;
+pub use regs::{DescriptorTable, Msr, Regs, Segment, Sregs};
+pub use vcpu::{Exit, IoHandler, Kicker, Vcpu};
+pub use vm::{Capabilities, Datamatch, Hypervisor, IoAddress, MapOptions, Vm, VmConfig};

@@ -1,0 +1,163 @@
+use crate::{Cpuid, Error, Guard, Vcpu};
+use drystone_memory::Backed;
+use drystone_state::Blob;
+use std::sync::Arc;
+use vmm_sys_util::eventfd::EventFd;
+
+/// What the host's hypervisor can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The most vCPUs that a VM may have.
+    pub max_vcpus: u32,
+    /// The most memory ranges that can be mapped at a time.
+    pub memory_slots: u32,
+    /// The hypervisor itself can be an interrupt controller (PIC, I/O APIC, local APICs).
+    pub irqchip: bool,
+}
+
+impl Capabilities {
+    /// For back ends.
+    pub fn new(max_vcpus: u32, memory_slots: u32, irqchip: bool) -> Self {
+        Self { max_vcpus, memory_slots, irqchip }
+    }
+}
+
+/// What is fixed when a VM is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VmConfig {
+    /// PIC, I/O APIC and local APICs in the hypervisor. Without them HLT exits and there are no interrupts.
+    pub irqchip: bool,
+    /// An 8254 timer in the hypervisor; needs `irqchip`.
+    pub pit: bool,
+}
+
+impl Default for VmConfig {
+    /// A PC: interrupt controllers and timer in the hypervisor.
+    fn default() -> Self {
+        Self { irqchip: true, pit: true }
+    }
+}
+
+impl VmConfig {
+    /// No interrupt controller and no timer: the smallest machine, for guests that only compute and do I/O.
+    pub fn bare() -> Self {
+        Self { irqchip: false, pit: false }
+    }
+}
+
+/// How a memory range is mapped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MapOptions {
+    /// Guest writes become MMIO writes.
+    pub read_only: bool,
+    /// The hypervisor records which pages the guest writes.
+    pub log_dirty: bool,
+}
+
+impl MapOptions {
+    /// Readable only.
+    pub fn read_only() -> Self {
+        Self { read_only: true, ..Self::default() }
+    }
+    /// Readable and writable, with the hypervisor's dirty log.
+    pub fn log_dirty() -> Self {
+        Self { log_dirty: true, ..Self::default() }
+    }
+}
+
+/// Where a guest's write rings a doorbell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoAddress {
+    /// A port.
+    Pio(u16),
+    /// A guest-physical address.
+    Mmio(u64),
+}
+
+/// Which writes ring a doorbell, where only some do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Datamatch {
+    /// The value that must be written.
+    pub value: u64,
+    /// The width of the write in bytes: 1, 2, 4 or 8.
+    pub len: u8,
+}
+
+/// A hypervisor of this host.
+pub trait Hypervisor: Send + Sync {
+    /// Its name, for messages: `"KVM"`.
+    fn name(&self) -> &'static str;
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+    /// All that a virtual CPU on this host can be told to answer to CPUID.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the host refuses.
+    fn supported_cpuid(&self) -> Result<Cpuid, Error>;
+    /// Makes a VM without vCPUs and memory.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] for what the host lacks, [`Error::Call`] when it refuses.
+    fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>, Error>;
+}
+
+/// A virtual machine: what its vCPUs share. All methods may be called from any thread.
+pub trait Vm: Send + Sync {
+    /// Maps `region` for the guest until the guard is dropped. The VM keeps `region` alive meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty, unaligned or overlapping range or when all slots are taken, [`Error::Call`]
+    /// when the host refuses.
+    fn map_memory(&self, region: Arc<dyn Backed>, options: MapOptions) -> Result<Guard, Error>;
+
+    /// Makes a vCPU. Numbers are local APIC IDs; each is used once.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a number in use or too large, [`Error::Call`] when the host refuses.
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, Error>;
+
+    /// Sets the level of an interrupt line (GSI: a PIC or I/O APIC input).
+    ///
+    /// # Errors
+    /// [`Error::Call`], also for a VM without interrupt controllers.
+    fn set_irq_line(&self, gsi: u32, high: bool) -> Result<(), Error>;
+
+    /// Pulses `gsi` whenever `event` is written, until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Call`], also for a VM without interrupt controllers.
+    fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<Guard, Error>;
+
+    /// Writes `event` whenever the guest writes to `addr` (of the value in `datamatch`, if given), without an exit,
+    /// until the guard is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Call`], also for an address that has such a doorbell already.
+    fn register_ioeventfd(
+        &self,
+        event: &EventFd,
+        addr: IoAddress,
+        datamatch: Option<Datamatch>,
+    ) -> Result<Guard, Error>;
+
+    /// The pages that the guest wrote to in the region that starts at `guest_base` since the last call, as a bitmap:
+    /// bit `n % 64` of word `n / 64` is the region's page `n` of 4 KiB.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless such a region is mapped with [`MapOptions::log_dirty`].
+    fn dirty_log(&self, guest_base: u64) -> Result<Vec<u64>, Error>;
+
+    /// The state of what vCPUs share: interrupt controllers, timer, clock. All vCPUs must be out of the guest.
+    ///
+    /// # Errors
+    /// [`Error`] when a part cannot be read.
+    fn save(&self) -> Result<Blob, Error>;
+    /// Takes over a state that [`save`](Self::save) gave, on this VM or on a fresh one with the same configuration.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a foreign or broken state, [`Error::Call`] when the host refuses a part.
+    fn restore(&self, state: &Blob) -> Result<(), Error>;
+}
