@@ -1,1 +1,1 @@
-//! Whole-workspace and whole-machine tests live in `tests/`; this library holds what they share.
+//! Whole-workspace and whole-machine tests; they live in `tests/`.
