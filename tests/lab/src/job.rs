@@ -1,0 +1,394 @@
+//! A command to be run, and what came of it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::cancel::{Cancel, Resizes};
+use crate::collect::{Collector, Wanted};
+use crate::error::{Context, Error};
+use crate::executor::{Containment, Link, execute};
+use crate::guest::JOB;
+use crate::image::{checked_name, disk, place};
+use crate::lab::{Lab, Mode};
+use crate::machine::Snapshot;
+use crate::progress::Progress;
+use crate::pump::{Input, Pump};
+use crate::rundir::{JOB_VARIABLE, RunDir, marker, take_slot};
+use crate::sink::{Callback, Sink, Stream};
+use crate::terminal::{self, Raw};
+use crate::wire::{End, Kind, Request};
+
+/// The memory of the emulated machine unless a job asks for another amount.
+const MEMORY: u64 = 2 << 30;
+/// The least that the machine itself gets along with.
+const LEAST_MEMORY: u64 = 512 << 20;
+
+/// What a job's standard input is.
+enum Stdin {
+    Empty,
+    Bytes(Vec<u8>),
+    Inherited,
+}
+
+/// A command with its files, built up and then [run](Self::run).
+///
+/// It starts in a directory of its own, which holds the files it was given and whose path is in `LAB_JOB`; that
+/// directory is also first in the path. Use relative names: the place differs between the modes.
+/// In the emulated machine the command is root, has busybox's commands and the host's C library, and finds `/dev/kvm` open.
+pub struct Job {
+    command: Vec<String>,
+    files: Vec<(PathBuf, String)>,
+    contents: Vec<(String, Vec<u8>)>,
+    outputs: Vec<Wanted>,
+    environment: BTreeMap<String, String>,
+    limit: Option<Duration>,
+    memory: u64,
+    stdin: Stdin,
+    stdout: Sink,
+    stderr: Sink,
+    terminal: bool,
+    cancel: Option<Cancel>,
+    progress: Option<Progress>,
+}
+
+/// How a job ended, and what it wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The command's exit code; 128 and the signal's number if it was ended by one; 124 if its time was up; 126 or 127 if
+    /// it could not be started.
+    pub code: i32,
+    /// True when the job was ended by its time limit.
+    pub timed_out: bool,
+    /// The signal that ended the command.
+    pub signal: Option<i32>,
+    /// Why the command could not be started.
+    pub not_started: Option<String>,
+    /// Standard output, unless it was inherited; with a terminal, all that was shown on it.
+    pub stdout: Vec<u8>,
+    /// Error output, unless it was inherited.
+    pub stderr: Vec<u8>,
+}
+
+impl Outcome {
+    /// Standard output as text; what is not UTF-8 is replaced.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.stdout).into_owned()
+    }
+
+    /// Error output as text; what is not UTF-8 is replaced.
+    pub fn error_text(&self) -> String {
+        String::from_utf8_lossy(&self.stderr).into_owned()
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Job").field("command", &self.command).finish_non_exhaustive()
+    }
+}
+
+impl Job {
+    /// A program, looked up in the job's directory and the path.
+    pub fn new(program: impl Into<String>) -> Self {
+        Self {
+            command: vec![program.into()],
+            files: Vec::new(),
+            contents: Vec::new(),
+            outputs: Vec::new(),
+            environment: BTreeMap::new(),
+            limit: Some(Duration::from_secs(120)),
+            memory: MEMORY,
+            stdin: Stdin::Empty,
+            stdout: Sink::Capture(Vec::new()),
+            stderr: Sink::Capture(Vec::new()),
+            terminal: false,
+            cancel: None,
+            progress: None,
+        }
+    }
+
+    /// A script for `sh`.
+    pub fn shell(script: impl Into<String>) -> Self {
+        Self::new("sh").arg("-c").arg(script)
+    }
+
+    /// Adds an argument.
+    pub fn arg(mut self, argument: impl Into<String>) -> Self {
+        self.command.push(argument.into());
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<T: Into<String>>(mut self, arguments: impl IntoIterator<Item = T>) -> Self {
+        self.command.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Puts a file or directory of the host into the job's directory under a name. In both modes the job gets a copy.
+    pub fn file(mut self, source: impl Into<PathBuf>, name: impl Into<String>) -> Self {
+        self.files.push((source.into(), name.into()));
+        self
+    }
+
+    /// Puts a file with these contents into the job's directory under a name.
+    pub fn contents(mut self, name: impl Into<String>, contents: impl Into<Vec<u8>>) -> Self {
+        self.contents.push((name.into(), contents.into()));
+        self
+    }
+
+    /// Brings a file or directory of the job's directory back to the host, however the command ends.
+    pub fn output(mut self, name: impl Into<String>, destination: impl Into<PathBuf>) -> Self {
+        self.outputs.push(Wanted { name: name.into(), destination: destination.into() });
+        self
+    }
+
+    /// Sets an environment variable of the command. Of the host's variables it gets none but `TERM`.
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
+    /// Kills everything in the job after this time; 120 s unless this is called. `None` is no limit.
+    pub fn time_limit(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.limit = limit.into();
+        self
+    }
+
+    /// Sets the memory of the emulated machine in bytes, rounded up to whole MiB; 2 GiB unless this is called. Each amount
+    /// has its own snapshot. Says nothing to a job that runs directly.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// Gives the command these bytes as standard input; it is empty otherwise.
+    pub fn stdin_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Stdin::Bytes(bytes.into());
+        self
+    }
+
+    /// Gives the command this process's standard input.
+    pub fn inherit_stdin(mut self) -> Self {
+        self.stdin = Stdin::Inherited;
+        self
+    }
+
+    /// Writes both outputs to this process's own as they come, and keeps nothing.
+    pub fn inherit_output(mut self) -> Self {
+        self.stdout = Sink::inherit(Stream::Stdout);
+        self.stderr = Sink::inherit(Stream::Stderr);
+        self
+    }
+
+    /// Calls a function with standard output as it comes; it is kept as well.
+    pub fn on_stdout(mut self, function: impl FnMut(&[u8]) + Send + 'static) -> Self {
+        self.stdout = Sink::Call(Box::new(function) as Callback, Vec::new());
+        self
+    }
+
+    /// Runs the command on a terminal of its own. With an inherited input that is a terminal, that one is in raw mode
+    /// meanwhile, its size is passed on, and Ctrl-] three times in a row ends the job.
+    pub fn terminal(mut self) -> Self {
+        self.terminal = true;
+        self
+    }
+
+    /// Lets a switch end the job with [`Error::Cancelled`].
+    pub fn cancel(mut self, cancel: &Cancel) -> Self {
+        self.cancel = Some(cancel.clone());
+        self
+    }
+
+    /// Says there what takes long before the command starts; nothing is said otherwise.
+    pub fn progress(mut self, progress: Progress) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Runs the job to its end, in the calling thread.
+    ///
+    /// Whatever happens, nothing is left: no process, no file. If this process is killed the machine dies with it, and
+    /// its files go with the next job.
+    ///
+    /// # Errors
+    /// When the job could not be run or not be seen to its end, or an output did not come back. An exit code other than 0
+    /// is no error.
+    pub fn run(mut self, lab: &Lab) -> Result<Outcome, Error> {
+        self.check()?;
+        let progress = self.progress.take().unwrap_or_else(Progress::silent);
+        match lab.mode() {
+            Mode::Direct => self.run_directly(lab),
+            Mode::Emulated => self.run_emulated(lab, &progress),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let files = self.files.iter().map(|(_, name)| name).chain(self.contents.iter().map(|(name, _)| name));
+        for name in files.chain(self.outputs.iter().map(|wanted| &wanted.name)) {
+            checked_name(name)?;
+        }
+        for text in self.command.iter().chain(self.environment.keys()).chain(self.environment.values()) {
+            if text.contains('\0') {
+                return Err(Error::Job(format!("{text:?} has a zero byte, which no program can be given")));
+            }
+        }
+        if self.memory < LEAST_MEMORY {
+            return Err(Error::Job(format!("the lab's machine needs {} MiB of memory or more", LEAST_MEMORY >> 20)));
+        }
+        Ok(())
+    }
+
+    fn run_emulated(self, lab: &Lab, progress: &Progress) -> Result<Outcome, Error> {
+        let memory = self.memory.next_multiple_of(1 << 20);
+        let _slot = take_slot(lab.store(), progress)?;
+        let snapshot = Snapshot::get(lab.store(), lab.assets(), lab.agent()?, memory, progress)?;
+        let run = RunDir::create(lab.store())?;
+        let files = run.path().join("files");
+        self.place_files(&files, true)?;
+        disk(&lab.assets().tools, &files, &run.path().join("disk"))?;
+        crate::store::remove_tree(&files)?;
+        self.stop_if_cancelled()?;
+        let mut machine = snapshot.resume(lab.assets(), run.path())?;
+        progress.clear();
+        let mut request = self.request(JOB, &format!("{JOB}:/bin"))?;
+        request.environment.entry("HOME".into()).or_insert_with(|| "/root".into());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        request.clock = i64::try_from(now.as_secs()).ok().map(|seconds| (seconds, i64::from(now.subsec_nanos())));
+        let port = machine.take_port()?;
+        let mut pump = self.pump(port, &request, run.path())?;
+        pump.machine = Some(&mut machine);
+        finish(pump)
+    }
+
+    fn run_directly(self, lab: &Lab) -> Result<Outcome, Error> {
+        let run = RunDir::create(lab.store())?;
+        let directory = run.job();
+        // A copy, so that the job cannot change the caller's files through a link.
+        self.place_files(&directory, false)?;
+        self.stop_if_cancelled()?;
+        let host = |name: &str| std::env::var(name).unwrap_or_default();
+        let mut request = self.request(&directory.to_string_lossy(), &format!("{}:{}", directory.display(), host("PATH")))?;
+        for name in ["HOME", "USER", "LANG"] {
+            request.environment.entry(name.into()).or_insert_with(|| host(name));
+        }
+        let (ours, theirs) = UnixStream::pair().at("make a socket for", &directory)?;
+        let containment = Containment::Marker(marker(&directory));
+        let pump = self.pump(ours, &request, run.path())?;
+        let mut far = Link::new(theirs.into()).at("talk to", &directory)?;
+        std::thread::scope(|scope| {
+            // The command's life is bound to this thread, which waits for it.
+            scope.spawn(|| {
+                let _ = execute(&request, &mut far, &directory, &containment);
+                drop(far);
+            });
+            finish(pump)
+        })
+    }
+
+    fn stop_if_cancelled(&self) -> Result<(), Error> {
+        match &self.cancel {
+            Some(cancel) if cancel.is_cancelled() => Err(cancel.error()),
+            _ => Ok(()),
+        }
+    }
+
+    fn place_files(&self, directory: &Path, may_link: bool) -> Result<(), Error> {
+        fs::create_dir(directory).at("create the directory", directory)?;
+        for (source, name) in &self.files {
+            place(source, directory, name, may_link)?;
+        }
+        for (name, contents) in &self.contents {
+            let path = directory.join(checked_name(name)?);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).at("create the directory", parent)?;
+            }
+            // A linked file of that name must not be written through.
+            let _ = fs::remove_file(&path);
+            fs::write(&path, contents).at("write", &path)?;
+        }
+        Ok(())
+    }
+
+    fn request(&self, directory: &str, path: &str) -> Result<Request, Error> {
+        let mut environment = self.environment.clone();
+        environment.entry("PATH".into()).or_insert_with(|| path.into());
+        environment.entry("TERM".into()).or_insert_with(|| std::env::var("TERM").unwrap_or_else(|_| "dumb".into()));
+        environment.insert(JOB_VARIABLE.into(), directory.into());
+        let mut seed = vec![0; 64];
+        let random = fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
+        random.at("read", "/dev/urandom")?;
+        Ok(Request {
+            command: self.command.clone(),
+            environment,
+            terminal: self.terminal.then(terminal::size),
+            stdin: !matches!(self.stdin, Stdin::Empty),
+            limit: self.limit.map(|limit| limit.as_secs_f64()),
+            outputs: self.outputs.iter().map(|wanted| wanted.name.clone()).collect(),
+            clock: None,
+            seed,
+        })
+    }
+
+    fn pump<'a>(self, port: UnixStream, request: &Request, run: &Path) -> Result<Pump<'a>, Error> {
+        let mut link = Link::new(port.into()).at("talk to the machine of", run)?;
+        link.send_json(Kind::Run, request);
+        let input = match self.stdin {
+            Stdin::Empty => Input::None,
+            Stdin::Inherited => Input::Inherited { ended: false },
+            Stdin::Bytes(bytes) => {
+                link.send(Kind::Stdin, &bytes);
+                link.send(Kind::StdinEnd, &[]);
+                Input::None
+            }
+        };
+        let interactive = self.terminal && matches!(input, Input::Inherited { .. });
+        let resizes = interactive.then(Resizes::watch).transpose().at("watch the terminal's size for", run)?;
+        Ok(Pump {
+            link,
+            machine: None,
+            input,
+            stdout: self.stdout,
+            stderr: self.stderr,
+            collector: Collector::new(self.outputs),
+            cancel: self.cancel,
+            resizes,
+            limit: self.limit,
+            raw: interactive,
+            escapes: 0,
+            over: false,
+        })
+    }
+}
+
+/// Moves bytes until the job has ended, with the terminal in raw mode if that is wanted.
+fn finish(mut pump: Pump<'_>) -> Result<Outcome, Error> {
+    let end = {
+        let _raw = if pump.raw { Raw::enter().at("use", "the terminal")? } else { None };
+        pump.raw = _raw.is_some();
+        pump.run()?
+    };
+    pump.collector.finish()?;
+    let (stdout, stderr) = (pump.stdout.into_kept(), pump.stderr.into_kept());
+    let mut outcome = Outcome { code: 0, timed_out: false, signal: None, not_started: None, stdout, stderr };
+    match end {
+        End::Exited(code) => outcome.code = code,
+        End::Signalled(signal) => {
+            outcome.code = 128 + signal;
+            outcome.signal = Some(signal);
+        }
+        End::TimedOut => {
+            outcome.code = 124;
+            outcome.timed_out = true;
+        }
+        End::NotStarted(code, cause) => {
+            outcome.code = code;
+            outcome.not_started = Some(cause);
+        }
+        End::Failed(what) => return Err(Error::Machine { what: format!("cannot run the job: {what}"), console: String::new() }),
+    }
+    Ok(outcome)
+}

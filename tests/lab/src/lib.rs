@@ -1,0 +1,39 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+
+mod apt;
+mod assets;
+mod build;
+mod cancel;
+mod collect;
+pub mod cpio;
+mod error;
+mod executor;
+mod guest;
+mod image;
+pub mod initramfs;
+mod job;
+mod kernel;
+mod lab;
+mod machine;
+mod modules;
+mod progress;
+mod pump;
+mod rundir;
+mod sink;
+mod spawn;
+mod store;
+mod terminal;
+mod tools;
+mod watch;
+mod wire;
+
+pub use build::{build_binary, build_profile};
+pub use cancel::Cancel;
+pub use error::Error;
+pub use guest::{agent, is_agent};
+pub use job::{Job, Outcome};
+pub use kernel::{KernelError, KernelImages, Version, extract_vmlinux};
+pub use lab::{Lab, Mode, explain_choice};
+pub use progress::Progress;
+pub use store::Store;
