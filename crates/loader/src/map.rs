@@ -1,0 +1,25 @@
+//! The low-memory map: where everything that is not the kernel or the initrd lies in guest-physical memory.
+//!
+//! The first four are written by whoever sets up the vCPU's registers (`drystone-vcpu` in this workspace); they are
+//! named here so that one module shows that nothing overlaps.
+
+use std::ops::Range;
+
+/// The global descriptor table for the 64-bit entry.
+pub const GDT: u64 = 0x500;
+/// The boot parameters ("zero page"), 4096 bytes; RSI at the entry points here.
+pub const BOOT_PARAMS: u64 = 0x7000;
+/// The boot stack grows down from here.
+pub const BOOT_STACK: u64 = 0x8ff0;
+/// Page tables that map the first 4 GiB one to one.
+pub const PAGE_TABLES: Range<u64> = 0x9000..0xf000;
+/// The command line, ended by a zero byte.
+pub const CMDLINE: u64 = 0x2_0000;
+/// Bytes set aside for the command line and its zero byte, whatever limit a kernel's header claims.
+pub const CMDLINE_SPACE: u64 = 0x1_0000;
+/// Where conventional memory ends for the guest; what follows up to 1 MiB is reserved in e820.
+pub const CONVENTIONAL_END: u64 = 0x9_fc00;
+/// The ACPI tables; the RSDP is at the start, where the BIOS read-only memory of a PC is searched for it as well.
+pub const ACPI: Range<u64> = 0xe_0000..0x10_0000;
+/// The lowest address of kernel and initrd: 1 MiB.
+pub const HIGH_MEMORY: u64 = 0x10_0000;
