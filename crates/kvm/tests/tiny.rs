@@ -198,8 +198,8 @@ fn a_halted_guest_with_an_interrupt_controller_waits_for_a_kick() {
 
 #[test]
 fn the_state_goes_into_a_fresh_machine_and_back_to_the_start() {
-    // mov bx,0x1234; in al,0x20; out 0x10,al; mov al,bl; out 0x11,al; cli; hlt
-    let code = [0xbb, 0x34, 0x12, 0xe4, 0x20, 0xe6, 0x10, 0x88, 0xd8, 0xe6, 0x11, 0xfa, 0xf4];
+    // mov bx,0x1234; in al,0x30; out 0x10,al; mov al,bl; out 0x11,al; cli; hlt
+    let code = [0xbb, 0x34, 0x12, 0xe4, 0x30, 0xe6, 0x10, 0x88, 0xd8, 0xe6, 0x11, 0xfa, 0xf4];
     for config in [VmConfig::bare(), VmConfig::default()] {
         let Some(mut first) = tiny(&config, &code) else { return };
         let fresh = first.vcpu.save().unwrap();
