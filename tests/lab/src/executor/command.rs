@@ -72,7 +72,7 @@ impl Running {
             input: VecDeque::new(),
             input_ended: false,
             terminal: request.terminal.is_some(),
-            buffer: vec![0; 64 << 10],
+            buffer: vec![0; 128 << 10],
         })
     }
 
@@ -184,6 +184,8 @@ fn attach_pipes(command: &mut Command, stdin: bool) -> io::Result<Ends> {
         command.stdin(Stdio::null());
     }
     let (read, write) = pipe()?;
+    // A command that writes much gets ahead by more than one exchange with the host; it is no loss where that is refused.
+    let _ = rustix::pipe::fcntl_setpipe_size(&read, 512 << 10);
     command.stdout(Stdio::from(write));
     ends.stdout = Some(read);
     let (read, write) = pipe()?;
