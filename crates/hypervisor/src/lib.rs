@@ -9,6 +9,8 @@
 
 mod cpuid;
 mod error;
+#[cfg(feature = "fake")]
+pub mod fake;
 mod guard;
 mod regs;
 mod vcpu;

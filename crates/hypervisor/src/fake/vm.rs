@@ -1,0 +1,193 @@
+use super::irq::{Irqs, Lines};
+use super::memory::Slots;
+use super::rendezvous::Rendezvous;
+use super::vcpu::FakeVcpu;
+use super::{FakeHypervisor, lock};
+use crate::{Datamatch, Error, Guard, IoAddress, MapOptions, Vcpu, Vm, VmConfig};
+use drystone_memory::Backed;
+use drystone_state::{Blob, Schema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, Weak};
+use vmm_sys_util::eventfd::EventFd;
+
+pub(super) const MAX_VCPUS: u32 = 255;
+
+struct Doorbell {
+    event: EventFd,
+    addr: IoAddress,
+    datamatch: Option<Datamatch>,
+    token: u64,
+}
+
+/// What the vCPUs of a VM share.
+pub(super) struct Shared {
+    pub(super) slots: Slots,
+    /// None in a VM without interrupt controllers.
+    pub(super) irqs: Option<Irqs>,
+    doorbells: Mutex<Vec<Doorbell>>,
+    vcpus: Mutex<BTreeMap<u32, Weak<Rendezvous>>>,
+}
+
+impl Shared {
+    /// Rings the doorbell for this write, if there is one.
+    pub(super) fn ring(&self, addr: IoAddress, data: &[u8]) -> bool {
+        let matches = |d: &&Doorbell| {
+            d.addr == addr
+                && d.datamatch.is_none_or(|m| {
+                    usize::from(m.len) == data.len() && m.value.to_le_bytes().starts_with(data)
+                })
+        };
+        let doorbells = lock(&self.doorbells);
+        let Some(doorbell) = doorbells.iter().find(matches) else { return false };
+        // A full counter says already what this write would.
+        let _ = doorbell.event.write(1);
+        true
+    }
+
+    fn wake_all(&self) {
+        let vcpus: Vec<_> = lock(&self.vcpus).values().filter_map(Weak::upgrade).collect();
+        vcpus.iter().for_each(|v| v.wake());
+    }
+
+    fn irqs(&self, attempt: impl FnOnce() -> String) -> Result<&Irqs, Error> {
+        self.irqs.as_ref().ok_or_else(|| Error::Call {
+            attempt: attempt(),
+            cause: io::Error::other("the VM has no interrupt controller"),
+        })
+    }
+}
+
+/// What is saved of a VM.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FakeVmState {
+    interrupts: Option<Lines>,
+}
+
+impl Schema for FakeVmState {
+    const KIND: &'static str = "fake-vm";
+    const VERSION: u32 = 1;
+}
+
+pub(super) struct FakeVm {
+    host: FakeHypervisor,
+    shared: Arc<Shared>,
+}
+
+impl FakeVm {
+    pub(super) fn new(host: &FakeHypervisor, config: &VmConfig) -> Result<Self, Error> {
+        if config.pit && !config.irqchip {
+            let why = "its timer needs its interrupt controllers".into();
+            return Err(Error::Invalid { attempt: "create a VM".into(), why });
+        }
+        let failed = |cause| Error::Call { attempt: "create a VM".into(), cause };
+        let irqs = config.irqchip.then(Irqs::new).transpose().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            slots: Slots::default(),
+            irqs,
+            doorbells: Mutex::default(),
+            vcpus: Mutex::default(),
+        });
+        if let Some(irqs) = &shared.irqs {
+            let vm = Arc::downgrade(&shared);
+            let notify = move || {
+                let Some(vm) = vm.upgrade() else { return false };
+                vm.irqs.iter().for_each(Irqs::collect);
+                vm.wake_all();
+                true
+            };
+            irqs.watch(notify).map_err(failed)?;
+        }
+        Ok(Self { host: host.clone(), shared })
+    }
+}
+
+impl Vm for FakeVm {
+    fn map_memory(&self, region: Arc<dyn Backed>, options: MapOptions) -> Result<Guard, Error> {
+        let base = region.guest_base();
+        self.shared.slots.map(region, options)?;
+        let shared = self.shared.clone();
+        Ok(Guard::new(move || shared.slots.unmap(base)))
+    }
+
+    fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, Error> {
+        let invalid = |why: &str| Error::Invalid { attempt: format!("create vCPU {id}"), why: why.into() };
+        if id >= MAX_VCPUS {
+            return Err(invalid("the number is too large"));
+        }
+        let mut vcpus = lock(&self.shared.vcpus);
+        if vcpus.contains_key(&id) {
+            return Err(invalid("the number was used before"));
+        }
+        let vcpu = FakeVcpu::new(id, &self.host, self.shared.clone());
+        vcpus.insert(id, Arc::downgrade(vcpu.rendezvous()));
+        Ok(Box::new(vcpu))
+    }
+
+    fn set_irq_line(&self, gsi: u32, high: bool) -> Result<(), Error> {
+        let irqs = self.shared.irqs(|| format!("set interrupt line {gsi}"))?;
+        if irqs.set_line(gsi, high)? {
+            self.shared.wake_all();
+        }
+        Ok(())
+    }
+
+    fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<Guard, Error> {
+        let token = self.shared.irqs(|| format!("wire an event to interrupt {gsi}"))?.register(event, gsi)?;
+        let shared = self.shared.clone();
+        Ok(Guard::new(move || shared.irqs.iter().for_each(|irqs| irqs.unregister(token))))
+    }
+
+    fn register_ioeventfd(
+        &self,
+        event: &EventFd,
+        addr: IoAddress,
+        datamatch: Option<Datamatch>,
+    ) -> Result<Guard, Error> {
+        let attempt = || format!("register a doorbell at {addr:x?}");
+        if datamatch.is_some_and(|m| ![1, 2, 4, 8].contains(&m.len)) {
+            return Err(Error::Invalid {
+                attempt: attempt(),
+                why: "its width is not 1, 2, 4 or 8 bytes".into(),
+            });
+        }
+        let failed = |cause| Error::Call { attempt: attempt(), cause };
+        let event = event.try_clone().map_err(failed)?;
+        let mut doorbells = lock(&self.shared.doorbells);
+        let collides = |d: &Doorbell| {
+            let both = d.datamatch.zip(datamatch);
+            d.addr == addr && both.is_none_or(|(a, b)| a == b)
+        };
+        if doorbells.iter().any(collides) {
+            return Err(failed(io::ErrorKind::AlreadyExists.into()));
+        }
+        let token = doorbells.iter().map(|d| d.token + 1).max().unwrap_or(0);
+        doorbells.push(Doorbell { event, addr, datamatch, token });
+        let shared = self.shared.clone();
+        Ok(Guard::new(move || lock(&shared.doorbells).retain(|d| d.token != token)))
+    }
+
+    fn dirty_log(&self, guest_base: u64) -> Result<Vec<u64>, Error> {
+        self.shared.slots.take_dirty(guest_base)
+    }
+
+    fn save(&self) -> Result<Blob, Error> {
+        let interrupts = self.shared.irqs.as_ref().map(Irqs::save);
+        Blob::encode(&FakeVmState { interrupts })
+            .map_err(|e| Error::Invalid { attempt: "save the VM".into(), why: e.to_string() })
+    }
+
+    fn restore(&self, state: &Blob) -> Result<(), Error> {
+        let invalid = |why: String| Error::Invalid { attempt: "restore the VM".into(), why };
+        let state: FakeVmState = state.decode().map_err(|e| invalid(e.to_string()))?;
+        match (&self.shared.irqs, state.interrupts) {
+            (Some(irqs), Some(lines)) if lines.valid() => irqs.restore(lines),
+            (None, None) => {}
+            _ => return Err(invalid("it is of a VM with other interrupt controllers".into())),
+        }
+        self.shared.wake_all();
+        Ok(())
+    }
+}
