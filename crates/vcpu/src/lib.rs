@@ -1,1 +1,23 @@
-//! CPU model, boot registers, vCPU threads with a kick and a stop barrier.
+//! Virtual CPUs above a hypervisor: what they are ([`cpuid`]), where they begin ([`boot`]), and the threads that run
+//! them ([`VcpuSet`]).
+#![forbid(unsafe_code)]
+
+pub mod boot;
+mod counters;
+pub mod cpuid;
+mod error;
+mod event;
+mod gate;
+mod io;
+mod set;
+
+/// What `gate` is built on; a model of it puts loom's primitives here.
+mod sync {
+    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+}
+
+pub use counters::ExitCounts;
+pub use error::VcpuError;
+pub use event::{EventSink, VcpuEvent, VcpuEventKind};
+pub use io::BusIo;
+pub use set::{BootState, SavedVcpu, VcpuSet, VcpusState};

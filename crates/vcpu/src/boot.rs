@@ -1,0 +1,211 @@
+//! Where the boot processor begins: the Linux 64-bit boot protocol.
+//!
+//! Source: the kernel's `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol": long mode with paging, an identity map
+//! over kernel, boot parameters and command line, a GDT with flat `__BOOT_CS` (0x10) and `__BOOT_DS` (0x18), interrupts
+//! off, RSI holding the address of the boot parameters.
+//!
+//! [`write_tables`] puts GDT and page tables into guest memory, each time a kernel is loaded; [`LinuxBoot`] sets the
+//! registers. The addresses in [`map`] are an agreement with whoever loads the kernel.
+
+use crate::BootState;
+use drystone_hypervisor::{DescriptorTable, Error, Msr, Regs, Segment, Sregs, Vcpu};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
+
+/// Guest-physical addresses used for booting. The kernel itself lies from 1 MiB on.
+pub mod map {
+    /// The GDT, [`GDT_LEN`] bytes.
+    pub const GDT: u64 = 0x500;
+    /// The GDT's length in bytes: six descriptors of 8.
+    pub const GDT_LEN: u16 = 48;
+    /// The boot parameters ("zero page"), 4 KiB.
+    pub const ZERO_PAGE: u64 = 0x7000;
+    /// The first stack pointer; the stack grows down from here.
+    pub const STACK: u64 = 0x8ff0;
+    /// The page-map level-4 table, 4 KiB.
+    pub const PML4: u64 = 0x9000;
+    /// The page-directory-pointer table, 4 KiB.
+    pub const PDPT: u64 = 0xa000;
+    /// Four page directories of 4 KiB, which end at 0xf000.
+    pub const PAGE_DIRECTORIES: u64 = 0xb000;
+    /// The kernel's command line.
+    pub const COMMAND_LINE: u64 = 0x2_0000;
+    /// ACPI tables, up to 1 MiB; the kernel looks for the root pointer here.
+    pub const ACPI: u64 = 0xe_0000;
+    /// Where a kernel is loaded at the lowest.
+    pub const KERNEL: u64 = 0x10_0000;
+}
+
+const PRESENT_WRITABLE: u64 = 0b11;
+const LARGE_PAGE: u64 = 1 << 7;
+const ENTRIES: u64 = 512;
+
+/// Why the boot tables could not be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// Guest memory is missing there.
+    #[error("boot {what} at {addr:#x}: cannot write to guest memory: {cause}")]
+    Memory {
+        /// What was to be written.
+        what: &'static str,
+        /// Where.
+        addr: u64,
+        /// What the memory said.
+        cause: GuestMemoryError,
+    },
+}
+
+/// Writes the GDT and page tables that map the first 4 GiB, in pages of 2 MiB, to themselves. They take the addresses
+/// of [`map`] and must stay until the kernel has its own.
+///
+/// # Errors
+/// [`BootError::Memory`] when there is no RAM at those addresses.
+pub fn write_tables<M: GuestMemory + ?Sized>(memory: &M) -> Result<(), BootError> {
+    let tss = descriptor(&TSS);
+    // A descriptor of a 64-bit TSS takes two places.
+    write(memory, "GDT", map::GDT, [0, 0, descriptor(&CODE), descriptor(&DATA), tss, 0])?;
+    let first = |entry: u64| move |i: u64| if i == 0 { entry } else { 0 };
+    write(memory, "page table", map::PML4, (0..ENTRIES).map(first(map::PDPT | PRESENT_WRITABLE)))?;
+    let directory = |i: u64| {
+        if i < 4 { (map::PAGE_DIRECTORIES + (i << 12)) | PRESENT_WRITABLE } else { 0 }
+    };
+    write(memory, "page table", map::PDPT, (0..ENTRIES).map(directory))?;
+    let pages = (0..4 * ENTRIES).map(|i| (i << 21) | PRESENT_WRITABLE | LARGE_PAGE);
+    write(memory, "page table", map::PAGE_DIRECTORIES, pages)
+}
+
+fn write<M: GuestMemory + ?Sized>(
+    memory: &M,
+    what: &'static str,
+    addr: u64,
+    entries: impl IntoIterator<Item = u64>,
+) -> Result<(), BootError> {
+    let bytes: Vec<u8> = entries.into_iter().flat_map(u64::to_le_bytes).collect();
+    memory.write_slice(&bytes, GuestAddress(addr)).map_err(|cause| BootError::Memory { what, addr, cause })
+}
+
+const FLAT: Segment = Segment {
+    base: 0,
+    limit: u32::MAX,
+    selector: 0,
+    kind: 0,
+    present: true,
+    dpl: 0,
+    db: false,
+    s: true,
+    l: false,
+    g: true,
+    avl: false,
+    unusable: false,
+};
+/// `__BOOT_CS`: 64-bit code, execute and read, accessed.
+const CODE: Segment = Segment { selector: 0x10, kind: 0xb, l: true, ..FLAT };
+/// `__BOOT_DS`: data, read and write, accessed.
+const DATA: Segment = Segment { selector: 0x18, kind: 0x3, db: true, ..FLAT };
+/// A busy 64-bit TSS: processors with VMX do not enter a guest without one (Intel SDM volume 3, 27.3.1.2).
+const TSS: Segment = Segment { selector: 0x20, kind: 0xb, s: false, g: false, limit: 0xffff, ..FLAT };
+
+/// The segment as it stands in a descriptor table (Intel SDM volume 3, figure 3-8).
+fn descriptor(s: &Segment) -> u64 {
+    let limit = u64::from(if s.g { s.limit >> 12 } else { s.limit });
+    let access = u64::from(s.kind) | flag(s.s, 4) | u64::from(s.dpl) << 5 | flag(s.present, 7);
+    let flags = flag(s.avl, 0) | flag(s.l, 1) | flag(s.db, 2) | flag(s.g, 3);
+    (limit & 0xffff)
+        | (s.base & 0xff_ffff) << 16
+        | access << 40
+        | (limit >> 16 & 0xf) << 48
+        | flags << 52
+        | (s.base >> 24 & 0xff) << 56
+}
+
+fn flag(set: bool, bit: u32) -> u64 {
+    u64::from(set) << bit
+}
+
+/// General registers at the kernel's 64-bit entry point `entry`: RSI holds `zero_page`, the stack is at
+/// [`map::STACK`], interrupts are off.
+pub fn linux_regs(entry: u64, zero_page: u64) -> Regs {
+    const ALWAYS_SET: u64 = 1 << 1;
+    Regs {
+        rip: entry,
+        rsi: zero_page,
+        rsp: map::STACK,
+        rbp: map::STACK,
+        rflags: ALWAYS_SET,
+        ..Regs::default()
+    }
+}
+
+/// Long mode on the tables of [`write_tables`]. `reset` are the registers of a vCPU as it was made; only the local
+/// APIC's base address is taken over.
+pub fn long_mode_sregs(reset: &Sregs) -> Sregs {
+    const CR0_PE: u64 = 1;
+    const CR0_ET: u64 = 1 << 4;
+    const CR0_PG: u64 = 1 << 31;
+    const CR4_PAE: u64 = 1 << 5;
+    const EFER_LME: u64 = 1 << 8;
+    const EFER_LMA: u64 = 1 << 10;
+    Sregs {
+        cs: CODE,
+        ds: DATA,
+        es: DATA,
+        fs: DATA,
+        gs: DATA,
+        ss: DATA,
+        tr: TSS,
+        ldt: Segment { unusable: true, ..Segment::default() },
+        gdt: DescriptorTable { base: map::GDT, limit: map::GDT_LEN - 1 },
+        idt: DescriptorTable::default(),
+        cr0: CR0_PE | CR0_ET | CR0_PG,
+        cr2: 0,
+        cr3: map::PML4,
+        cr4: CR4_PAE,
+        cr8: 0,
+        efer: EFER_LME | EFER_LMA,
+        apic_base: reset.apic_base,
+    }
+}
+
+/// Model-specific registers as firmware leaves them on **every** processor: all memory is write-back where no page
+/// table says otherwise, and fast string operations are on. The PAT keeps its reset value.
+///
+/// A kernel that finds different memory types on two processors says so in its log.
+pub fn firmware_msrs() -> [Msr; 2] {
+    /// IA32_MTRR_DEF_TYPE: enabled (bit 11), type 6 (Intel SDM volume 3, 12.11.2.1).
+    const MTRR_DEF_TYPE: Msr = Msr { index: 0x2ff, value: 1 << 11 | 6 };
+    /// IA32_MISC_ENABLE: fast strings (bit 0).
+    const MISC_ENABLE: Msr = Msr { index: 0x1a0, value: 1 };
+    [MTRR_DEF_TYPE, MISC_ENABLE]
+}
+
+/// Starts a Linux kernel at its 64-bit entry point on vCPU 0, the boot processor. The others get firmware's
+/// model-specific registers and nothing else: they wait for the start-up interrupt that the kernel sends them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinuxBoot {
+    /// Guest-physical address of the entry point: for a bzImage 0x200 past where it was loaded.
+    pub entry: u64,
+    /// Guest-physical address of the boot parameters.
+    pub zero_page: u64,
+}
+
+impl LinuxBoot {
+    /// With the boot parameters at [`map::ZERO_PAGE`].
+    pub fn new(entry: u64) -> Self {
+        Self { entry, zero_page: map::ZERO_PAGE }
+    }
+}
+
+impl BootState for LinuxBoot {
+    fn apply(&self, vcpu: &mut dyn Vcpu) -> Result<(), Error> {
+        vcpu.set_msrs(&firmware_msrs())?;
+        if vcpu.id() != 0 {
+            return Ok(());
+        }
+        let sregs = long_mode_sregs(&vcpu.sregs()?);
+        vcpu.set_sregs(&sregs)?;
+        vcpu.set_regs(&linux_regs(self.entry, self.zero_page))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+use crate::counters::ExitCounters;
+use crate::event::Held;
+use crate::gate::Gate;
+use crate::{BusIo, EventSink, ExitCounts, VcpuError, VcpuEvent};
+use drystone_bus::Bus;
+use drystone_hypervisor::{Error, Kicker, Vcpu};
+use drystone_state::{Blob, Component, ComponentError, PersistDyn};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle, ThreadId};
+
+mod persist;
+mod worker;
+
+pub use persist::{SavedVcpu, VcpusState};
+
+/// What a vCPU's registers hold when the machine starts.
+///
+/// Implemented for closures, and by [`LinuxBoot`](crate::boot::LinuxBoot).
+pub trait BootState: Send + Sync {
+    /// Sets `vcpu`, which is as it was made, to where it begins. Called once for each vCPU before it first runs, and
+    /// after each reset.
+    ///
+    /// # Errors
+    /// What the hypervisor said; the machine does not start.
+    fn apply(&self, vcpu: &mut dyn Vcpu) -> Result<(), Error>;
+}
+
+impl<F: Fn(&mut dyn Vcpu) -> Result<(), Error> + Send + Sync> BootState for F {
+    fn apply(&self, vcpu: &mut dyn Vcpu) -> Result<(), Error> {
+        self(vcpu)
+    }
+}
+
+/// All vCPUs of a machine, each on a thread of its own (`vcpu0`, `vcpu1`, …), as one [`Component`].
+///
+/// - **resume** lets them run. The first one applies the [`BootState`] before.
+/// - **pause** is the stop barrier: when it returns, every vCPU is out of the guest with its last instruction
+///   complete, no device is being called, and every event has been handed to the sink. It gets a vCPU out of a halt in
+///   the hypervisor; a vCPU inside a device finishes that call first.
+/// - **reset** gives every vCPU the state that it had when the set was made, and applies the [`BootState`] again.
+/// - An event (see [`VcpuEventKind`](crate::VcpuEventKind)) parks its vCPU, and only that one, until **reset**:
+///   whatever it was, running on would take the guest past a power-off, into the same fault again, or nowhere. A
+///   `resume` leaves it parked. So a guest cannot make more than one event for each vCPU and reset.
+///
+/// The set is stopped, and all threads have ended, when [`stop`](Self::stop) or drop returns.
+pub struct VcpuSet {
+    slots: Vec<Arc<Slot>>,
+    thread_ids: Vec<ThreadId>,
+    boot: Arc<dyn BootState>,
+    shared: Arc<Shared>,
+    stopped: AtomicBool,
+    control: Mutex<Control>,
+}
+
+/// One vCPU.
+struct Slot {
+    id: u32,
+    vcpu: Mutex<Box<dyn Vcpu>>,
+    kicker: Arc<dyn Kicker>,
+    gate: Gate,
+    held: Mutex<Option<Held>>,
+    counters: Arc<ExitCounters>,
+    /// As it was made.
+    initial: Blob,
+}
+
+struct Shared {
+    sink: EventSink,
+    epoch: AtomicU64,
+}
+
+/// Held for a whole life-cycle call.
+struct Control {
+    running: bool,
+    booted: bool,
+    /// Some vCPUs are held by events that were restored and that nobody has heard of in this process.
+    unreported: bool,
+    threads: Vec<JoinHandle<()>>,
+}
+
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Everything behind these locks is valid between any two statements, so a panic elsewhere changes nothing here.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+fn because(id: u32, attempt: &'static str) -> impl FnOnce(Error) -> VcpuError {
+    move |cause| VcpuError::Vcpu { id, attempt, cause }
+}
+
+impl VcpuSet {
+    /// Takes `vcpus`, whose CPUID is set and which have not run, and starts their threads, parked. Accesses go to
+    /// `bus`, events to `sink`; `boot` says where the vCPUs begin.
+    ///
+    /// # Errors
+    /// [`VcpuError::Empty`], [`VcpuError::Duplicate`], [`VcpuError::Vcpu`] if a vCPU's state cannot be read,
+    /// [`VcpuError::Thread`] if the host gives no thread. Nothing is left behind.
+    pub fn new(
+        vcpus: Vec<Box<dyn Vcpu>>,
+        bus: Arc<Bus>,
+        sink: EventSink,
+        boot: Arc<dyn BootState>,
+    ) -> Result<Self, VcpuError> {
+        if vcpus.is_empty() {
+            return Err(VcpuError::Empty);
+        }
+        let mut slots: Vec<Arc<Slot>> = Vec::new();
+        for vcpu in vcpus {
+            if slots.iter().any(|s| s.id == vcpu.id()) {
+                return Err(VcpuError::Duplicate(vcpu.id()));
+            }
+            slots.push(Arc::new(Slot::new(vcpu)?));
+        }
+        let shared = Arc::new(Shared { sink, epoch: AtomicU64::new(0) });
+        let control = Control { running: false, booted: false, unreported: false, threads: Vec::new() };
+        let mut set = Self {
+            slots,
+            thread_ids: Vec::new(),
+            boot,
+            shared,
+            stopped: AtomicBool::new(false),
+            control: Mutex::new(control),
+        };
+        // If one fails, dropping the set ends those before it.
+        for slot in &set.slots {
+            let io = BusIo::counting(bus.clone(), slot.counters.clone());
+            let worker = worker::Worker::new(slot.clone(), set.shared.clone(), io);
+            let thread = thread::Builder::new().name(format!("vcpu{}", slot.id));
+            let handle = thread
+                .spawn(move || worker.serve())
+                .map_err(|cause| VcpuError::Thread { id: slot.id, cause })?;
+            set.thread_ids.push(handle.thread().id());
+            lock(&set.control).threads.push(handle);
+        }
+        Ok(set)
+    }
+
+    /// The vCPUs' numbers, in the order in which they were given.
+    pub fn ids(&self) -> impl Iterator<Item = u32> {
+        self.slots.iter().map(|s| s.id)
+    }
+
+    /// How often vCPU `id` left the guest, and why; `None` if there is no such vCPU. Also while it runs.
+    pub fn counts(&self, id: u32) -> Option<ExitCounts> {
+        self.slot(id).ok().map(|s| s.counters.snapshot())
+    }
+
+    /// Calls `f` with vCPU `id`, for example to read its registers. The set must be paused or stopped, and stays so
+    /// meanwhile; `f` must not call the set.
+    ///
+    /// # Errors
+    /// [`VcpuError::Unknown`], [`VcpuError::NotPaused`], [`VcpuError::OwnThread`].
+    pub fn with_vcpu<R>(&self, id: u32, f: impl FnOnce(&mut dyn Vcpu) -> R) -> Result<R, VcpuError> {
+        const ATTEMPT: &str = "look at a vCPU";
+        let control = self.control(ATTEMPT)?;
+        let slot = self.slot(id)?;
+        if control.running {
+            return Err(VcpuError::NotPaused(ATTEMPT));
+        }
+        let mut vcpu = lock(&slot.vcpu);
+        Ok(f(vcpu.as_mut()))
+    }
+
+    /// Whether `event` is from after the last reset. Whoever takes events from a queue drops those that are not:
+    /// the reset has dealt with them.
+    pub fn is_current(&self, event: &VcpuEvent) -> bool {
+        event.epoch == self.shared.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Gets all vCPUs out of the guest for good and ends their threads. Their registers can still be read. Called
+    /// from the event sink, it does not wait for the threads.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        for slot in &self.slots {
+            slot.gate.ask_to_quit();
+            slot.kicker.kick();
+        }
+        // On a vCPU's thread the control lock is not ours to wait for: its holder may be waiting for this thread.
+        let Ok(mut control) = self.control("stop") else { return };
+        for thread in control.threads.drain(..) {
+            // A worker catches panics, so there is nothing to learn from the result.
+            let _ = thread.join();
+        }
+        control.running = false;
+    }
+
+    fn slot(&self, id: u32) -> Result<&Slot, VcpuError> {
+        self.slots.iter().find(|s| s.id == id).map(AsRef::as_ref).ok_or(VcpuError::Unknown(id))
+    }
+
+    fn control(&self, attempt: &'static str) -> Result<MutexGuard<'_, Control>, VcpuError> {
+        if self.thread_ids.contains(&thread::current().id()) {
+            return Err(VcpuError::OwnThread(attempt));
+        }
+        Ok(lock(&self.control))
+    }
+
+    fn try_pause(&self) -> Result<(), VcpuError> {
+        let mut control = self.control("pause")?;
+        for slot in &self.slots {
+            slot.gate.ask_to_park();
+            slot.kicker.kick();
+        }
+        for slot in &self.slots {
+            slot.gate.wait_parked();
+        }
+        control.running = false;
+        Ok(())
+    }
+
+    fn try_resume(&self) -> Result<(), VcpuError> {
+        let mut control = self.control("resume")?;
+        if self.stopped.load(Ordering::SeqCst) {
+            return Err(VcpuError::Stopped("resume"));
+        }
+        if control.running {
+            return Ok(());
+        }
+        if !control.booted {
+            for slot in &self.slots {
+                slot.boot(self.boot.as_ref())?;
+            }
+            control.booted = true;
+        }
+        if std::mem::take(&mut control.unreported) {
+            self.slots.iter().for_each(|slot| slot.report_again(&self.shared));
+        }
+        control.running = true;
+        for slot in &self.slots {
+            slot.gate.run();
+        }
+        Ok(())
+    }
+
+    fn try_reset(&self) -> Result<(), VcpuError> {
+        let mut control = self.control("reset")?;
+        if self.stopped.load(Ordering::SeqCst) {
+            return Err(VcpuError::Stopped("reset"));
+        }
+        if control.running {
+            return Err(VcpuError::NotPaused("reset"));
+        }
+        for slot in &self.slots {
+            lock(&slot.vcpu).restore(&slot.initial).map_err(because(slot.id, "reset its state"))?;
+            *lock(&slot.held) = None;
+            slot.gate.release();
+        }
+        control.unreported = false;
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        // Before the first start there may be nothing to boot yet.
+        if control.booted {
+            control.booted = false;
+            for slot in &self.slots {
+                slot.boot(self.boot.as_ref())?;
+            }
+            control.booted = true;
+        }
+        Ok(())
+    }
+}
+
+impl Slot {
+    fn new(vcpu: Box<dyn Vcpu>) -> Result<Self, VcpuError> {
+        let id = vcpu.id();
+        Ok(Self {
+            id,
+            kicker: vcpu.kicker(),
+            gate: Gate::new(),
+            held: Mutex::default(),
+            counters: Arc::default(),
+            initial: vcpu.save().map_err(because(id, "read its state"))?,
+            vcpu: Mutex::new(vcpu),
+        })
+    }
+
+    fn boot(&self, boot: &dyn BootState) -> Result<(), VcpuError> {
+        boot.apply(lock(&self.vcpu).as_mut()).map_err(because(self.id, "set its boot state"))
+    }
+
+    /// Hands on an event that came with a restored state.
+    fn report_again(&self, shared: &Shared) {
+        let kind = lock(&self.held).as_ref().and_then(Held::to_kind);
+        if let Some(kind) = kind {
+            shared.report(self.id, kind);
+        }
+    }
+}
+
+impl Shared {
+    fn report(&self, id: u32, kind: crate::VcpuEventKind) {
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        (self.sink)(VcpuEvent { id, epoch, kind });
+    }
+}
+
+impl Component for VcpuSet {
+    fn pause(&self) -> Result<(), ComponentError> {
+        self.try_pause().map_err(ComponentError::new)
+    }
+    fn resume(&self) -> Result<(), ComponentError> {
+        self.try_resume().map_err(ComponentError::new)
+    }
+    fn reset(&self) -> Result<(), ComponentError> {
+        self.try_reset().map_err(ComponentError::new)
+    }
+    fn persist(&self) -> Option<&dyn PersistDyn> {
+        Some(self)
+    }
+}
+
+impl Drop for VcpuSet {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,80 @@
+use super::{Shared, Slot, lock};
+use crate::counters::count;
+use crate::event::Held;
+use crate::gate::Turn;
+use crate::{BusIo, VcpuEventKind};
+use drystone_hypervisor::{Exit, RunError};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// What a vCPU's thread does.
+pub(super) struct Worker {
+    slot: Arc<Slot>,
+    shared: Arc<Shared>,
+    io: BusIo,
+}
+
+impl Worker {
+    pub(super) fn new(slot: Arc<Slot>, shared: Arc<Shared>, io: BusIo) -> Self {
+        Self { slot, shared, io }
+    }
+
+    /// Until the gate says to end.
+    pub(super) fn serve(mut self) {
+        let slot = self.slot.clone();
+        slot.gate.serve(|| self.turn());
+    }
+
+    /// One entry into the guest. It never unwinds: whoever pauses the machine waits for this thread.
+    fn turn(&mut self) -> Turn {
+        let event = match catch_unwind(AssertUnwindSafe(|| self.enter())) {
+            Ok(Next::Turn(turn)) => return turn,
+            Ok(Next::Event(kind)) => kind,
+            Err(_) => {
+                let what = "a device panicked while it answered the guest".into();
+                VcpuEventKind::Fault(RunError::Unexpected { id: self.slot.id, what })
+            }
+        };
+        if matches!(event, VcpuEventKind::Fault(_)) {
+            count(&self.slot.counters.faults);
+        }
+        *lock(&self.slot.held) = Some(Held::from_kind(&event));
+        let _ = catch_unwind(AssertUnwindSafe(|| self.shared.report(self.slot.id, event)));
+        Turn::Hold
+    }
+
+    fn enter(&mut self) -> Next {
+        let outcome = lock(&self.slot.vcpu).run(&mut self.io);
+        if let (Some(_), Ok(Exit::Io)) = (self.io.effect(), &outcome) {
+            // The instruction completes when the vCPU next enters the guest. The kick ends that entry right there.
+            self.slot.kicker.kick();
+            return Next::Turn(Turn::Again);
+        }
+        let counters = &self.slot.counters;
+        match outcome {
+            Ok(Exit::Interrupted) => count(&counters.interrupted),
+            Ok(Exit::Halted) => count(&counters.halted),
+            Ok(Exit::Shutdown) => count(&counters.shutdown),
+            _ => {}
+        }
+        if let Some(effect) = self.io.take_effect() {
+            return Next::Event(VcpuEventKind::Effect(effect));
+        }
+        match outcome {
+            Ok(Exit::Io) => Next::Turn(Turn::Again),
+            Ok(Exit::Interrupted) => Next::Turn(Turn::Interrupted),
+            Ok(Exit::Halted) => Next::Event(VcpuEventKind::Halted),
+            Ok(Exit::Shutdown) => Next::Event(VcpuEventKind::TripleFault),
+            Ok(other) => {
+                let what = format!("{other:?}");
+                Next::Event(VcpuEventKind::Fault(RunError::Unexpected { id: self.slot.id, what }))
+            }
+            Err(error) => Next::Event(VcpuEventKind::Fault(error)),
+        }
+    }
+}
+
+enum Next {
+    Turn(Turn),
+    Event(VcpuEventKind),
+}
