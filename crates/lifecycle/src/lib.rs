@@ -1,17 +1,18 @@
-//! The life of a virtual machine: which states it has, what may be asked of it in each, and in which order its parts
-//! follow.
+//! The life of a virtual machine: [`State`] and what leads from one to the next ([`TRANSITIONS`]), and the
+//! [`Orchestrator`] that takes all of a machine's components there in the right order.
 //!
-//! [`Orchestrator`] is the only caller of [`Component`](drystone_state::Component)'s methods. It knows no device, no
-//! thread and no hypervisor: parts are registered by [`Stage`] and name.
+//! It knows no vCPU, no device and no control socket: only the [`Component`](drystone_state::Component) contract, and the
+//! [`Effect`](drystone_bus::Effect)s by which a guest asks for its own reset or end.
 #![forbid(unsafe_code)]
-#![doc = include_str!("../README.md")]
 
+mod error;
 mod event;
 mod orchestrator;
-mod transition;
+mod policy;
+mod state;
 
-pub use event::{Cause, Event, EventSink};
-pub use orchestrator::{
-    LifecycleError, Orchestrator, Outcome, Part, Policy, ResetPolicy, Stage, StateReader,
-};
-pub use transition::{IllegalTransition, State, Verb, transition};
+pub use error::Error;
+pub use event::{Cause, Event, EventSink, StateReader, Status};
+pub use orchestrator::{Orchestrator, Stage};
+pub use policy::{OnReset, OnTripleFault, Policy};
+pub use state::{IllegalTransition, State, TRANSITIONS, Transition, Verb};

@@ -1,273 +1,311 @@
-use crate::{Cause, Event, EventSink, IllegalTransition, State, Verb, transition};
+use crate::{Cause, Error, Event, EventSink, OnReset, OnTripleFault, Policy, State, StateReader, Verb};
 use drystone_bus::Effect;
 use drystone_state::{Component, ComponentError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
-/// When a part is paused; resumed and reset in the opposite order.
+/// When a component is paused: stages in this order, and within a stage in the order of registration. Resuming and
+/// resetting go the other way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stage {
-    /// First: nothing can ask a device for anything any more.
+    /// What asks for work: virtual CPUs.
     Vcpus,
-    /// Devices and their workers finish what is in flight.
+    /// What does it: devices and their workers, interrupt controllers.
     Devices,
-    /// Last: RAM, interrupt controllers, files, sockets; nobody uses them by now.
+    /// What devices stand on: RAM and the kernel in it, disks, taps, consoles.
     Backends,
 }
 
-/// A component with its place and its name in messages.
-#[derive(Clone)]
-pub struct Part {
-    /// Its place in the order.
-    pub stage: Stage,
-    /// Unique in the machine, for example `serial0`.
-    pub name: String,
-    /// The component.
-    pub component: Arc<dyn Component>,
+struct Part {
+    stage: Stage,
+    name: String,
+    component: Arc<dyn Component>,
 }
 
-/// What becomes of a machine whose guest asks for a reset, or can do nothing more.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum ResetPolicy {
-    /// Reset it in place.
-    #[default]
-    Reset,
-    /// Stop it.
-    Stop,
-}
-
-/// Answers to what a guest does to itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Policy {
-    /// The guest asks for a reset.
-    pub on_reset: ResetPolicy,
-    /// A vCPU meets a triple fault, which on real hardware resets the machine.
-    pub on_triple_fault: ResetPolicy,
-}
-
-impl Default for Policy {
-    /// Reset on request; stop on a triple fault, which would most likely come again.
-    fn default() -> Self {
-        Self { on_reset: ResetPolicy::Reset, on_triple_fault: ResetPolicy::Stop }
-    }
-}
-
-impl Policy {
-    /// Both answers.
-    pub fn new(on_reset: ResetPolicy, on_triple_fault: ResetPolicy) -> Self {
-        Self { on_reset, on_triple_fault }
-    }
-}
-
-/// What handling an effect came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// The machine goes on.
-    Continues,
-    /// It has stopped.
-    Ended,
-}
-
-/// Why a machine did not follow.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LifecycleError {
-    /// Not from where it is.
-    #[error(transparent)]
-    Illegal(#[from] IllegalTransition),
-    /// A part failed.
-    #[error("cannot {verb} {part}: {cause}")]
-    Part {
-        /// What was asked.
-        verb: Verb,
-        /// Of which part.
-        part: String,
-        /// What it said.
-        cause: ComponentError,
-    },
-}
-
-/// The state of a machine, readable from any thread while the orchestrator works.
-#[derive(Clone)]
-pub struct StateReader(Arc<AtomicU8>);
-
-impl StateReader {
-    /// The state of this moment. During a transition it is the one that the machine comes from.
-    pub fn get(&self) -> State {
-        let index = usize::from(self.0.load(Ordering::Acquire));
-        State::ALL.get(index).copied().unwrap_or(State::Stopped)
-    }
-    fn set(&self, state: State) {
-        let index = State::ALL.iter().position(|s| *s == state).unwrap_or(0);
-        self.0.store(u8::try_from(index).unwrap_or(0), Ordering::Release);
-    }
-}
-
-/// Takes a machine's parts through its life, in the right order.
+/// Leads all components of one machine through its life, in the right order.
+///
+/// One thread owns it. Others ask that thread, and read the state through a [`StateReader`].
+///
+/// A failing component never leaves the machine half-way without a word: if one cannot pause, those before it are resumed again
+/// (and the other way round), and the error names it. If not even that works the error is [`Error::Stuck`]. If one
+/// cannot be reset, the machine is stopped, as it is neither the old nor the new.
 pub struct Orchestrator {
-    /// Sorted by stage; in the order of registration within one.
+    /// In the order of pausing.
     parts: Vec<Part>,
-    state: StateReader,
     policy: Policy,
-    events: EventSink,
+    sink: EventSink,
+    reader: StateReader,
+    /// A failed step could not be undone.
+    stuck: bool,
 }
 
 impl Orchestrator {
-    /// A machine of these parts, which have just been built and are at rest.
-    pub fn new(mut parts: Vec<Part>, policy: Policy, events: EventSink) -> Self {
-        parts.sort_by_key(|p| p.stage);
-        let state = StateReader(Arc::default());
-        state.set(State::Built);
-        Self { parts, state, policy, events }
+    /// A machine without components, in [`State::Built`].
+    pub fn new(policy: Policy, sink: EventSink) -> Self {
+        Self { parts: Vec::new(), policy, sink, reader: StateReader::new(), stuck: false }
     }
 
-    /// A reader for other threads.
-    pub fn state_reader(&self) -> StateReader {
-        self.state.clone()
+    /// Takes a freshly built component, which does nothing until it is resumed. If the machine runs, that is done
+    /// here.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] for a name that is taken; [`Error::Component`] if it cannot be resumed. It is not added then.
+    pub fn add(
+        &mut self,
+        stage: Stage,
+        name: impl Into<String>,
+        component: Arc<dyn Component>,
+    ) -> Result<(), Error> {
+        let name = name.into();
+        if self.parts.iter().any(|p| p.name == name) {
+            return Err(Error::Duplicate(name));
+        }
+        if self.state() == State::Running {
+            component.resume().map_err(|cause| Error::Component {
+                verb: Verb::Resume,
+                name: name.clone(),
+                cause,
+            })?;
+        }
+        let at = self.parts.partition_point(|p| p.stage <= stage);
+        self.parts.insert(at, Part { stage, name, component });
+        Ok(())
     }
 
     /// Where the machine is.
     pub fn state(&self) -> State {
-        self.state.get()
+        self.reader.state()
     }
 
-    /// The names of the parts that cannot be saved; if there are any, the machine cannot be.
-    pub fn unsavable(&self) -> Vec<&str> {
-        self.parts.iter().filter(|p| p.component.persist().is_none()).map(|p| p.name.as_str()).collect()
+    /// A view of the state for other threads. It stays valid, and says `Stopped`, when the orchestrator is gone.
+    pub fn reader(&self) -> StateReader {
+        self.reader.clone()
     }
 
-    /// Does what an operator asks.
+    /// The names of all components, in the order in which they are paused.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().map(|p| p.name.as_str())
+    }
+
+    /// Starts the guest.
     ///
     /// # Errors
-    /// [`LifecycleError::Illegal`] when the state does not allow it. [`LifecycleError::Part`] when a part does not follow:
-    /// after a failed pause, those already paused have been resumed and the machine runs; after a failed boot, resume or
-    /// reset it is paused.
-    pub fn act(&mut self, verb: Verb) -> Result<(), LifecycleError> {
-        self.act_because(verb, Cause::Operator)
+    /// [`Error::Illegal`] unless `Built`. [`Error::Component`] or [`Error::Stuck`] if a component cannot start; the
+    /// machine is still `Built`.
+    pub fn boot(&mut self) -> Result<(), Error> {
+        self.state().next(Verb::Boot)?;
+        self.go(Verb::Boot, State::Running)
     }
 
-    /// Applies what a guest's write asked for.
+    /// Makes everything stand still. Nothing happens if it does already.
     ///
     /// # Errors
-    /// As [`act`](Self::act).
-    pub fn apply(&mut self, effect: Effect) -> Result<Outcome, LifecycleError> {
-        match effect {
-            Effect::PowerOff => self.end(Cause::GuestPowerOff),
-            Effect::Reset => self.reset_or_stop(self.policy.on_reset, Cause::GuestReset),
-            _ => Ok(Outcome::Continues),
-        }
-    }
-
-    /// A vCPU met a triple fault.
-    ///
-    /// # Errors
-    /// As [`act`](Self::act).
-    pub fn triple_fault(&mut self) -> Result<Outcome, LifecycleError> {
-        self.reset_or_stop(self.policy.on_triple_fault, Cause::TripleFault)
-    }
-
-    /// Stops the machine for a cause that leaves no choice.
-    ///
-    /// # Errors
-    /// As [`act`](Self::act).
-    pub fn end(&mut self, cause: Cause) -> Result<Outcome, LifecycleError> {
-        self.act_because(Verb::Stop, cause)?;
-        Ok(Outcome::Ended)
-    }
-
-    fn reset_or_stop(&mut self, policy: ResetPolicy, cause: Cause) -> Result<Outcome, LifecycleError> {
-        match policy {
-            ResetPolicy::Stop => self.end(cause),
-            ResetPolicy::Reset => {
-                self.act_because(Verb::Reset, cause)?;
-                Ok(Outcome::Continues)
-            }
-        }
-    }
-
-    fn act_because(&mut self, verb: Verb, cause: Cause) -> Result<(), LifecycleError> {
-        let from = self.state();
-        let to = transition(from, verb)?;
-        let done = match verb {
-            _ if from == to && verb != Verb::Reset => return Ok(()),
-            Verb::Boot | Verb::Resume => self.resume_all(verb),
-            Verb::Pause => self.pause_all(),
-            Verb::Reset => self.reset_all(from),
-            // A part that does not pause does not keep the machine from ending: its parts are dropped next.
-            Verb::Stop if from == State::Running => self.pause_all().or(Ok(())),
-            Verb::Stop => Ok(()),
-        };
-        let settled = match (&done, verb) {
-            (Ok(()), _) => to,
-            // It could not be paused, for itself or for a reset, so it runs on.
-            (Err(LifecycleError::Part { verb: Verb::Pause, .. }), _) => from,
-            (Err(_), _) => State::Paused,
-        };
-        if let Err(error) = &done {
-            (self.events)(&Event::Failed { what: error.to_string() });
-        }
-        if done.is_ok() && verb == Verb::Reset {
-            (self.events)(&Event::Reset { cause: cause.clone() });
-        }
-        if settled != from {
-            self.state.set(settled);
-            let cause = match &done {
-                Ok(()) => cause,
-                Err(error) => Cause::Fault(error.to_string()),
-            };
-            (self.events)(&Event::State { from, to: settled, cause });
-        }
-        done
-    }
-
-    /// First to last; what is already paused when one fails is resumed again.
-    fn pause_all(&self) -> Result<(), LifecycleError> {
-        for (index, part) in self.parts.iter().enumerate() {
-            if let Err(cause) = part.component.pause() {
-                for paused in self.parts.iter().take(index).rev() {
-                    if let Err(cause) = paused.component.resume() {
-                        let what = format!("cannot resume {} again: {cause}", paused.name);
-                        (self.events)(&Event::Failed { what });
-                    }
-                }
-                let verb = Verb::Pause;
-                return Err(LifecycleError::Part { verb, part: part.name.clone(), cause });
-            }
+    /// [`Error::Illegal`] unless `Running` or `Paused`; [`Error::Component`], [`Error::Stuck`].
+    pub fn pause(&mut self) -> Result<(), Error> {
+        if self.state().next(Verb::Pause)?.is_some() || self.stuck {
+            self.go(Verb::Pause, State::Paused)?;
         }
         Ok(())
     }
 
-    /// Last to first; what is already resumed when one fails is paused again.
-    fn resume_all(&self, verb: Verb) -> Result<(), LifecycleError> {
-        for (index, part) in self.parts.iter().enumerate().rev() {
-            if let Err(cause) = part.component.resume() {
-                for resumed in self.parts.iter().skip(index + 1) {
-                    if let Err(cause) = resumed.component.pause() {
-                        let what = format!("cannot pause {} again: {cause}", resumed.name);
-                        (self.events)(&Event::Failed { what });
-                    }
-                }
-                return Err(LifecycleError::Part { verb, part: part.name.clone(), cause });
-            }
+    /// Goes on after a pause. Nothing happens if the machine runs.
+    ///
+    /// # Errors
+    /// [`Error::Illegal`] unless `Running` or `Paused`; [`Error::Component`], [`Error::Stuck`].
+    pub fn resume(&mut self) -> Result<(), Error> {
+        if self.state().next(Verb::Resume)?.is_some() || self.stuck {
+            self.go(Verb::Resume, State::Running)?;
         }
         Ok(())
     }
 
-    /// Back ends first: RAM is wiped and loaded before vCPUs point into it.
-    fn reset_all(&self, from: State) -> Result<(), LifecycleError> {
-        if from == State::Running {
-            self.pause_all()?;
+    /// Starts the guest again from the beginning, in place; a paused machine stays paused.
+    ///
+    /// # Errors
+    /// [`Error::Illegal`] unless `Running` or `Paused`. [`Error::Component`] and [`Error::Stuck`]: if it was the pause that
+    /// failed the machine runs on, if it was the reset it is stopped, if it was the resuming it is paused.
+    pub fn reset(&mut self, cause: Cause) -> Result<(), Error> {
+        let before = self.state();
+        before.next(Verb::Reset)?;
+        if before == State::Running || self.stuck {
+            self.settle(Verb::Pause)?;
         }
         for part in self.parts.iter().rev() {
-            part.component.reset().map_err(|cause| LifecycleError::Part {
-                verb: Verb::Reset,
-                part: part.name.clone(),
-                cause,
-            })?;
+            if let Err(error) = part.component.reset() {
+                let error = failed(Verb::Reset, part, error, &[]);
+                self.end(Cause::Fault(error.to_string()));
+                return Err(self.tell(error));
+            }
         }
-        if from == State::Running { self.resume_all(Verb::Reset) } else { Ok(()) }
+        self.reader.update(|s| s.resets += 1);
+        (self.sink)(Event::Reset { cause });
+        if before == State::Running
+            && let Err(error) = self.settle(Verb::Resume)
+        {
+            self.enter(State::Paused, Cause::Fault(error.to_string()));
+            return Err(error);
+        }
+        Ok(())
     }
+
+    /// Ends the machine: everything is made to stand still, for good. What cannot is told to the event sink and does not
+    /// keep the machine from ending. Nothing happens if it has ended; the first cause stays.
+    pub fn stop(&mut self, cause: Cause) {
+        // Legal everywhere; `None` if it is stopped already.
+        if !matches!(self.state().next(Verb::Stop), Ok(Some(_))) {
+            return;
+        }
+        if self.state() == State::Running || self.stuck {
+            for part in &self.parts {
+                if let Err(error) = part.component.pause() {
+                    (self.sink)(Event::Error(failed(Verb::Stop, part, error, &[]).to_string()));
+                }
+            }
+        }
+        self.end(cause);
+    }
+
+    /// Does what a write of the guest asked of the machine. On a machine that has stopped it means nothing more.
+    ///
+    /// # Errors
+    /// As [`reset`](Self::reset).
+    pub fn apply(&mut self, effect: Effect) -> Result<(), Error> {
+        if effect == Effect::None || self.state() == State::Stopped {
+            return Ok(());
+        }
+        (self.sink)(Event::Effect(effect));
+        match effect {
+            Effect::PowerOff => self.stop(Cause::GuestPowerOff),
+            Effect::Reset => match self.policy.on_reset {
+                OnReset::Reset => self.reset(Cause::GuestReset)?,
+                OnReset::Stop => self.stop(Cause::GuestReset),
+            },
+            // An effect that is newer than this crate: going on as if it had not been asked for could harm the guest.
+            other => self.stop(Cause::Fault(format!("no answer to the guest's request {other:?}"))),
+        }
+        Ok(())
+    }
+
+    /// Does what the policy says about a triple fault. On a machine that has stopped it means nothing more.
+    ///
+    /// # Errors
+    /// As [`reset`](Self::reset).
+    pub fn triple_fault(&mut self) -> Result<(), Error> {
+        if self.state() == State::Stopped {
+            return Ok(());
+        }
+        match self.policy.on_triple_fault {
+            OnTripleFault::Stop => self.stop(Cause::TripleFault),
+            OnTripleFault::Reset => self.reset(Cause::TripleFault)?,
+        }
+        Ok(())
+    }
+
+    /// Whether a step failed and could not be undone, as [`Error::Stuck`] said, and no later one has put that right. A
+    /// machine that is stuck must not be saved, whatever its state is called.
+    pub fn is_stuck(&self) -> bool {
+        self.stuck
+    }
+
+    /// Whether all components can be saved. Asked before anything is paused.
+    ///
+    /// # Errors
+    /// The names of the components that cannot.
+    pub fn savable(&self) -> Result<(), Vec<String>> {
+        let cannot = self.parts.iter().filter(|p| p.component.persist().is_none());
+        let names: Vec<_> = cannot.map(|p| p.name.clone()).collect();
+        if names.is_empty() { Ok(()) } else { Err(names) }
+    }
+
+    fn go(&mut self, verb: Verb, to: State) -> Result<(), Error> {
+        self.settle(verb)?;
+        self.enter(to, Cause::Operator);
+        Ok(())
+    }
+
+    /// Pauses or resumes all components, or none.
+    fn settle(&mut self, verb: Verb) -> Result<(), Error> {
+        let outcome = if verb == Verb::Pause {
+            all_or_none(verb, self.parts.iter(), pause, resume)
+        } else {
+            all_or_none(verb, self.parts.iter().rev(), resume, pause)
+        };
+        match outcome {
+            Ok(()) => self.stuck = false,
+            Err(error) => {
+                // Undoing brings back this state; on a stuck machine it may not have been where all parts were.
+                self.stuck |= matches!(error, Error::Stuck { .. });
+                return Err(self.tell(error));
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, error: Error) -> Error {
+        (self.sink)(Event::Error(error.to_string()));
+        error
+    }
+
+    fn enter(&mut self, to: State, cause: Cause) {
+        let from = self.state();
+        if from == to {
+            return;
+        }
+        self.reader.update(|s| {
+            s.state = to;
+            s.end = (to == State::Stopped).then(|| cause.clone());
+        });
+        (self.sink)(Event::State { from, to, cause });
+    }
+
+    fn end(&mut self, cause: Cause) {
+        self.stuck = false;
+        self.enter(State::Stopped, cause);
+    }
+}
+
+impl Drop for Orchestrator {
+    /// Stops the machine, so that no component runs on and nobody waits for its end in vain.
+    fn drop(&mut self) {
+        self.stop(Cause::Operator);
+    }
+}
+
+type Step = fn(&Part) -> Result<(), ComponentError>;
+
+fn pause(part: &Part) -> Result<(), ComponentError> {
+    part.component.pause()
+}
+
+fn resume(part: &Part) -> Result<(), ComponentError> {
+    part.component.resume()
+}
+
+/// Takes `step` on all parts in order. If one fails, takes `undo` on those before it, last first.
+fn all_or_none<'a>(
+    verb: Verb,
+    parts: impl Iterator<Item = &'a Part>,
+    step: Step,
+    undo: Step,
+) -> Result<(), Error> {
+    let mut done: Vec<&Part> = Vec::new();
+    for part in parts {
+        if let Err(cause) = step(part) {
+            let undone = done.iter().rev().filter_map(|p| Some((p.name.as_str(), undo(p).err()?)));
+            let undone: Vec<_> = undone.collect();
+            return Err(failed(verb, part, cause, &undone));
+        }
+        done.push(part);
+    }
+    Ok(())
+}
+
+fn failed(verb: Verb, part: &Part, cause: ComponentError, undone: &[(&str, ComponentError)]) -> Error {
+    let name = part.name.clone();
+    if undone.is_empty() {
+        return Error::Component { verb, name, cause };
+    }
+    let undo: Vec<_> = undone.iter().map(|(name, cause)| format!("{name}: {cause}")).collect();
+    Error::Stuck { verb, name, cause, undo: undo.join(", ") }
 }
 
 #[cfg(test)]
