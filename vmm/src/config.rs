@@ -1,0 +1,159 @@
+//! What a virtual machine is made of: one schema for flags and files.
+
+mod console;
+mod file;
+mod memory;
+mod size;
+#[cfg(test)]
+mod tests;
+
+pub use console::ConsoleConfig;
+pub use memory::{HugePages, MemoryBacking, MemoryConfig};
+pub use size::{ByteSize, SizeError};
+
+use crate::log::Level;
+use crate::registry::VmId;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::PathBuf;
+
+/// The most virtual CPUs a machine may have.
+pub const MAX_CPUS: u32 = 32;
+/// The least guest memory, in bytes: a kernel is loaded from 1 MiB on, and below lie its boot parameters and tables.
+pub const MIN_MEMORY: u64 = 4 << 20;
+
+const PAGE: u64 = 4096;
+
+/// A virtual machine as its user describes it. Every field has a default, except that a machine needs a kernel:
+/// [`Config::validate`] says what is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the running machine; one is made up unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// A bzImage or an ELF kernel. Empty means not given.
+    pub kernel: PathBuf,
+    /// The initial RAM file system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// The user's part of the kernel command line.
+    pub cmdline: String,
+    /// How many virtual CPUs, from 1 to [`MAX_CPUS`].
+    pub cpus: u32,
+    /// Guest RAM.
+    pub memory: MemoryConfig,
+    /// Where the guest's serial console is.
+    pub console: ConsoleConfig,
+    /// What happens when the guest resets its machine.
+    pub on_reset: Policy,
+    /// What happens when a virtual CPU meets a triple fault, which is how a kernel crashes for good.
+    pub on_triple_fault: Policy,
+    /// The least grave messages that go to the log.
+    pub log_level: Level,
+    /// Where the log goes, instead of `log` in the machine's runtime directory, which lives as long as the machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_file: Option<PathBuf>,
+}
+
+/// What a machine does on an event in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Policy {
+    /// Start again from the kernel, in place.
+    Reset,
+    /// End.
+    Stop,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            id: None,
+            kernel: PathBuf::new(),
+            initrd: None,
+            cmdline: String::new(),
+            cpus: 1,
+            memory: MemoryConfig::default(),
+            console: ConsoleConfig::default(),
+            on_reset: Policy::Reset,
+            on_triple_fault: Policy::Stop,
+            log_level: Level::default(),
+            log_file: None,
+        }
+    }
+}
+
+/// Why there is no usable configuration.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("configuration {}: cannot read: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        cause: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("configuration {}: line {line}: {what}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// The field and what is wrong with it.
+        what: String,
+    },
+    /// A value makes no sense.
+    #[error("{field}: {what}")]
+    Value {
+        /// The field as the file names it.
+        field: &'static str,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl Config {
+    /// Checks what can be checked without touching the host.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] for the first field that makes no sense.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let bad = |field, what: String| Err(ConfigError::Value { field, what });
+        if let Some(id) = &self.id
+            && let Err(e) = id.parse::<VmId>()
+        {
+            return bad("id", e.to_string());
+        }
+        if self.kernel.as_os_str().is_empty() {
+            return bad("kernel", "none given: use --kernel PATH, or kernel = \"PATH\" in the file".into());
+        }
+        if self.cpus == 0 || self.cpus > MAX_CPUS {
+            return bad("cpus", format!("{} virtual CPUs: must be 1 to {MAX_CPUS}", self.cpus));
+        }
+        if self.cmdline.contains(['\0', '\n']) {
+            return bad("cmdline", "must not contain a newline or a null byte".into());
+        }
+        self.validate_memory()
+    }
+
+    fn validate_memory(&self) -> Result<(), ConfigError> {
+        let ByteSize(size) = self.memory.size;
+        let least = ByteSize(MIN_MEMORY);
+        let what = if size == 0 {
+            format!("0 bytes: a machine needs at least {least}")
+        } else if size < MIN_MEMORY {
+            format!("{size} bytes is less than the least, {least} (a number without a unit is bytes)")
+        } else if !size.is_multiple_of(PAGE) {
+            format!("{size} bytes is not a multiple of {PAGE}")
+        } else {
+            return Ok(());
+        };
+        Err(ConfigError::Value { field: "memory", what })
+    }
+}

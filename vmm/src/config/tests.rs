@@ -1,0 +1,156 @@
+use super::*;
+use std::path::Path;
+
+fn size(text: &str) -> Result<u64, SizeError> {
+    text.parse().map(|s: ByteSize| s.0)
+}
+
+#[test]
+fn sizes_are_read_in_binary_units() {
+    let good = [
+        ("512M", 512 << 20),
+        ("1G", 1 << 30),
+        ("1GiB", 1 << 30),
+        ("2 MiB", 2 << 20),
+        ("64k", 64 << 10),
+        ("3T", 3 << 40),
+        ("4096", 4096),
+        ("0", 0),
+        (" 8m ", 8 << 20),
+    ];
+    for (text, bytes) in good {
+        assert_eq!(size(text), Ok(bytes), "{text}");
+    }
+    for text in ["", "M", "-1M", "1.5G"] {
+        assert!(matches!(size(text), Err(SizeError::Number(_) | SizeError::Unit(_))), "{text}");
+    }
+    assert_eq!(size("5MB"), Err(SizeError::Unit("MB".into())));
+    for text in ["18446744073709551616", "16777216T"] {
+        assert!(matches!(size(text), Err(SizeError::Overflow(_))), "{text}");
+    }
+}
+
+#[test]
+fn sizes_are_written_as_they_are_read() {
+    for (bytes, text) in
+        [(512 << 20, "512M"), (1536 << 20, "1536M"), (1 << 40, "1T"), (4097, "4097"), (0, "0")]
+    {
+        assert_eq!(ByteSize(bytes).to_string(), text);
+        assert_eq!(size(text), Ok(bytes));
+    }
+}
+
+#[test]
+fn memory_is_a_size_or_a_table() {
+    let short = Config::from_toml("memory = \"1G\"").unwrap();
+    assert_eq!(short.memory, MemoryConfig::of(ByteSize(1 << 30)));
+    let table =
+        Config::from_toml("[memory]\nsize = \"64M\"\nbacking = \"memfd\"\nhuge_pages = \"never\"").unwrap();
+    assert_eq!(table.memory.size, ByteSize(64 << 20));
+    assert_eq!(table.memory.ram().backing, drystone_memory::Backing::Memfd);
+    assert_eq!(table.memory.ram().huge_pages, drystone_memory::HugePages::Never);
+    let partial = Config::from_toml("memory = { backing = \"memfd\" }").unwrap();
+    assert_eq!(partial.memory.size, ByteSize(512 << 20));
+    assert_eq!(Config::from_toml("memory = 8388608").unwrap().memory.size, ByteSize(8 << 20));
+}
+
+#[test]
+fn a_full_file_is_read_and_written_back() {
+    let config = Config {
+        id: Some("web".into()),
+        kernel: "/boot/vmlinuz".into(),
+        initrd: Some("/boot/initrd".into()),
+        cmdline: "quiet \"x=y\"".into(),
+        cpus: 4,
+        console: ConsoleConfig::File("/tmp/out".into()),
+        on_reset: Policy::Stop,
+        log_level: Level::Debug,
+        log_file: Some("/tmp/log".into()),
+        ..Config::default()
+    };
+    assert_eq!(Config::from_toml(&config.to_toml()), Ok(config));
+    let default = Config::default();
+    assert_eq!(Config::from_toml(&default.to_toml()), Ok(default));
+}
+
+#[test]
+fn what_is_wrong_in_a_file_is_named_with_its_line_and_field() {
+    let cases = [
+        ("cpus = 1\nmemroy = \"1G\"", 2, "unknown field `memroy`"),
+        ("cpus = 1\n\ncpus = \"two\"\n", 3, "duplicate key"),
+        ("\ncpus = \"two\"", 2, "cpus: invalid type: string \"two\""),
+        ("cpus = -1", 1, "cpus: invalid value"),
+        ("cpus = 1\nmemory = \"5 parsecs\"", 2, "memory: \"parsecs\" is no unit"),
+        (
+            "cpus = 1\n[memory]\nsize = \"64M\"\nbacking = \"paper\"",
+            4,
+            "memory.backing: unknown variant `paper`",
+        ),
+        ("[memory]\nsize = \"64M\"\nsise = 1", 3, "unknown field `sise`"),
+        ("console = \"stdout\"", 1, "console: unknown variant `stdout`"),
+        ("kernel = \"a\"\nkernel", 2, "key"),
+        ("memory = -5", 1, "memory: a size cannot be negative"),
+    ];
+    for (text, line, what) in cases {
+        let (found, message) = Config::from_toml(text).unwrap_err();
+        assert_eq!(found, line, "{text:?}: {message}");
+        assert!(message.contains(what), "{text:?}: {message}");
+        assert!(!message.contains('\n'), "{message:?}");
+    }
+}
+
+#[test]
+fn paths_in_a_file_are_relative_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vm.toml");
+    std::fs::write(
+        &path,
+        "kernel = \"vmlinuz\"\ninitrd = \"/abs/initrd\"\nconsole = { file = \"out\" }\nlog_file = \"log\"",
+    )
+    .unwrap();
+    let config = Config::from_file(&path).unwrap();
+    assert_eq!(config.kernel, dir.path().join("vmlinuz"));
+    assert_eq!(config.initrd.as_deref(), Some(Path::new("/abs/initrd")));
+    assert_eq!(config.console, ConsoleConfig::File(dir.path().join("out")));
+    assert_eq!(config.log_file, Some(dir.path().join("log")));
+    std::fs::write(&path, "cpus = 2").unwrap();
+    assert_eq!(Config::from_file(&path).unwrap().kernel, Path::new(""), "an absent path stays absent");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let message = Config::from_file(Path::new("/nonexistent/vm.toml")).unwrap_err().to_string();
+    assert!(
+        message.starts_with("configuration /nonexistent/vm.toml: cannot read: No such file"),
+        "{message}"
+    );
+    let message = Config::from_file(Path::new("/dev/zero")).unwrap_err().to_string();
+    assert!(message.contains("larger than 1 MiB"), "{message}");
+}
+
+#[test]
+fn values_that_make_no_sense_get_one_line_each() {
+    let good = Config { kernel: "k".into(), ..Config::default() };
+    good.validate().unwrap();
+    let of = |bytes| MemoryConfig::of(ByteSize(bytes));
+    let cases = [
+        (Config { cpus: 0, ..good.clone() }, "cpus: 0 virtual CPUs: must be 1 to 32"),
+        (Config { cpus: 33, ..good.clone() }, "cpus: 33 virtual CPUs: must be 1 to 32"),
+        (Config { memory: of(0), ..good.clone() }, "memory: 0 bytes: a machine needs at least 4M"),
+        (Config { memory: of(512), ..good.clone() }, "memory: 512 bytes is less than the least, 4M"),
+        (
+            Config { memory: of((4 << 20) + 1), ..good.clone() },
+            "memory: 4194305 bytes is not a multiple of 4096",
+        ),
+        (Config { kernel: "".into(), ..good.clone() }, "kernel: none given"),
+        (Config { id: Some("../x".into()), ..good.clone() }, "id: \"../x\""),
+        (Config { cmdline: "a\nb".into(), ..good.clone() }, "cmdline: must not contain a newline"),
+    ];
+    for (config, start) in cases {
+        let message = config.validate().unwrap_err().to_string();
+        assert!(message.starts_with(start) && !message.contains('\n'), "{message}");
+    }
+    for config in [Config { cpus: 32, ..good.clone() }, Config { memory: of(MIN_MEMORY), ..good.clone() }] {
+        config.validate().unwrap();
+    }
+}

@@ -1,0 +1,183 @@
+//! A machine, assembled from a configuration: the only place that knows all the parts.
+
+mod board;
+mod devices;
+mod image;
+mod platform;
+
+use crate::config::{Config, Policy};
+use crate::monitor::Handle;
+use board::Board;
+use drystone_bus::Effect;
+use drystone_hypervisor::{Cpuid, Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
+use drystone_lifecycle::{Cause, EventSink, Orchestrator, Part, ResetPolicy, Stage, StateReader};
+use drystone_loader::{CmdlineError, CommandLine, Initrd, InitrdError, KernelError, LinuxImage};
+use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
+use drystone_state::{Component, ComponentError};
+use drystone_vcpu::cpuid::{CpuModel, TopologyError};
+use drystone_vcpu::{VcpuError, VcpuSet};
+use image::BootImage;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+pub use devices::Console;
+
+/// What every guest is told first: its console is the serial port. The user's parameters come after it, and win.
+const DEFAULT_CMDLINE: &str = "console=ttyS0";
+
+/// Why a machine could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs)] // each says it in its own message
+pub enum MachineError {
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(transparent)]
+    Initrd(#[from] InitrdError),
+    #[error(transparent)]
+    Cmdline(#[from] CmdlineError),
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error(transparent)]
+    Hypervisor(#[from] drystone_hypervisor::Error),
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// Loading failed.
+    #[error(transparent)]
+    Load(ComponentError),
+    /// More vCPUs than the host's hypervisor takes.
+    #[error("cpus: {asked} virtual CPUs: this host's {hypervisor} has at most {most}")]
+    Cpus {
+        /// How many were asked for.
+        asked: u32,
+        /// Its name.
+        hypervisor: &'static str,
+        /// Its limit.
+        most: u32,
+    },
+    /// Two devices at one address: a mistake in this crate.
+    #[error("the machine's own layout is wrong: {0}")]
+    Map(#[from] drystone_bus::MapError),
+    /// The host gives no event descriptor.
+    #[error("cannot make an event for interrupt line {line}: {cause}")]
+    Event {
+        /// The interrupt line.
+        line: u32,
+        /// What the host said.
+        cause: io::Error,
+    },
+}
+
+/// A machine that is built and not yet booted, or is being run by its monitor.
+pub struct Machine {
+    /// Dropped first: it holds the parts, and no vCPU may run when the rest goes.
+    pub(crate) orchestrator: Orchestrator,
+    pub(crate) vcpus: Arc<VcpuSet>,
+    devices: devices::Devices,
+    /// Interrupt wires, then memory: unmapped once nobody uses them.
+    _wires: Vec<Guard>,
+    _mapped: Vec<Guard>,
+}
+
+impl Machine {
+    /// Builds what `config` describes, with the kernel loaded and all parts at rest. What happens on its vCPUs is sent to
+    /// `handle`'s monitor, life-cycle events to `events`. The second value is the guest's serial console.
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing is left behind.
+    pub fn build(
+        config: &Config,
+        hypervisor: &dyn Hypervisor,
+        handle: &Handle,
+        events: EventSink,
+    ) -> Result<(Self, Console), MachineError> {
+        let most = hypervisor.capabilities().max_vcpus;
+        if config.cpus > most {
+            let hypervisor = hypervisor.name();
+            return Err(MachineError::Cpus { asked: config.cpus, hypervisor, most });
+        }
+        // What the user named is looked at before anything is made.
+        let kernel = LinuxImage::open(&config.kernel)?;
+        let initrd = config.initrd.as_ref().map(Initrd::open).transpose()?;
+        let mut cmdline = CommandLine::new();
+        cmdline.push_default(DEFAULT_CMDLINE)?.push_user(&config.cmdline)?;
+
+        let host = hypervisor.supported_cpuid()?;
+        let layout = Layout::new(config.memory.size.0, host.physical_address_bits())?;
+        let ram = GuestRam::new(&layout, &config.memory.ram())?;
+        let vm = hypervisor.create_vm(&VmConfig::default())?;
+        let mapped = map(vm.as_ref(), &ram)?;
+
+        let (devices, wires, console) = devices::Devices::new(vm.as_ref())?;
+        let describe = devices.describe(config.cpus);
+        let entry = Mutex::new(None);
+        let image = Arc::new(BootImage { ram, layout, kernel, initrd, cmdline, describe, entry });
+        image.load().map_err(MachineError::Load)?;
+
+        let made = vcpus(vm.as_ref(), &host, config.cpus)?;
+        let board = Arc::new(Board::new(vm)?);
+        let sink = { let handle = handle.clone(); Arc::new(move |event| handle.vcpu_event(event)) };
+        let vcpus = Arc::new(VcpuSet::new(made, devices.bus.clone(), sink, image.clone())?);
+
+        let mut parts = devices.parts();
+        parts.push(part(Stage::Vcpus, "vcpus", vcpus.clone()));
+        parts.push(part(Stage::Backends, "board", board));
+        parts.push(part(Stage::Backends, "ram", image));
+        let policy = drystone_lifecycle::Policy::new(policy(config.on_reset), policy(config.on_triple_fault));
+        let orchestrator = Orchestrator::new(parts, policy, events);
+        Ok((Self { orchestrator, vcpus, devices, _wires: wires, _mapped: mapped }, console))
+    }
+
+    /// The machine's state, for other threads.
+    pub fn state_reader(&self) -> StateReader {
+        self.orchestrator.state_reader()
+    }
+
+    /// Its vCPUs, for counters.
+    pub fn vcpus(&self) -> Arc<VcpuSet> {
+        self.vcpus.clone()
+    }
+
+    pub(crate) fn press_power_button(&self) {
+        self.devices.press_power_button();
+    }
+}
+
+fn part(stage: Stage, name: &str, component: Arc<dyn Component>) -> Part {
+    Part { stage, name: name.into(), component }
+}
+
+fn policy(policy: Policy) -> ResetPolicy {
+    match policy {
+        Policy::Reset => ResetPolicy::Reset,
+        Policy::Stop => ResetPolicy::Stop,
+    }
+}
+
+/// Why a machine ends when it ends over `effect`.
+pub(crate) fn cause_of(effect: Effect) -> Cause {
+    match effect {
+        Effect::Reset => Cause::GuestReset,
+        _ => Cause::GuestPowerOff,
+    }
+}
+
+fn map(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<Guard>, drystone_hypervisor::Error> {
+    ram.regions().into_iter().map(|region| vm.map_memory(region, MapOptions::default())).collect()
+}
+
+fn vcpus(vm: &dyn Vm, host: &Cpuid, count: u32) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
+    const TSC_DEADLINE: u32 = 1 << 24;
+    let mut model = CpuModel::new(count)?;
+    model.tsc_deadline = host.get(1, 0).is_some_and(|leaf| leaf.ecx & TSC_DEADLINE != 0);
+    let make = |id| {
+        let mut vcpu = vm.create_vcpu(id)?;
+        vcpu.set_cpuid(&model.for_vcpu(host, id))?;
+        Ok(vcpu)
+    };
+    model.topology.apic_ids().map(make).collect()
+}
