@@ -1,1 +1,3 @@
 //! Test support: conformance suites, tiny guests, fuzz bodies.
+
+pub mod fuzz;

@@ -1,0 +1,42 @@
+//! Fuzz bodies: each takes any bytes, drives a crate's public interface with them, and panics when a promise does not
+//! hold. `fuzz/` has a libFuzzer target around each; tests replay the corpus beside those targets.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod boot_params;
+pub mod images;
+mod input;
+mod loader;
+
+pub use boot_params::boot_params;
+pub use input::Input;
+pub use loader::loader;
+
+use std::path::Path;
+
+/// Gives every file of the corpus of `target` to its body and returns how many there were.
+///
+/// # Panics
+/// If the corpus cannot be read or the body panics; the file is named on standard error then.
+pub fn replay(target: &str, body: fn(&[u8])) -> usize {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let files = std::fs::read_dir(&corpus).unwrap_or_else(|e| panic!("corpus at {}: {e}", corpus.display()));
+    let mut count = 0;
+    for file in files {
+        let path = file.expect("the corpus can be listed").path();
+        let data = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let named = Named(&path);
+        body(&data);
+        std::mem::forget(named);
+        count += 1;
+    }
+    count
+}
+
+/// Says which file it was when a body panics.
+struct Named<'a>(&'a Path);
+
+impl Drop for Named<'_> {
+    fn drop(&mut self) {
+        eprintln!("the input that broke it: {}", self.0.display());
+    }
+}
