@@ -14,8 +14,14 @@ use crate::tools::{Tools, run, variable};
 /// What is installed, with everything it depends on.
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "e2fsprogs", "busybox-static"];
 /// Parts of the packages that nothing here reads.
-const USELESS: [&str; 6] =
-    ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info", "usr/share/lintian", "usr/share/perl5"];
+const USELESS: [&str; 6] = [
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+    "usr/share/lintian",
+    "usr/share/perl5",
+];
 
 /// What has been fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,5 +191,8 @@ fn first(dir: &Path, wanted: impl Fn(&str) -> bool) -> Result<PathBuf, Error> {
     let mut names: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     names.retain(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(&wanted));
     names.sort();
-    names.into_iter().next_back().ok_or_else(|| Error::NoPackage { what: format!("kernel files below {}", dir.display()) })
+    names
+        .into_iter()
+        .next_back()
+        .ok_or_else(|| Error::NoPackage { what: format!("kernel files below {}", dir.display()) })
 }

@@ -29,11 +29,23 @@ pub fn build_binary(package: &str, bin: &str) -> Result<PathBuf, Error> {
 /// # Errors
 /// As [`build_binary`].
 pub fn build_profile(package: &str, bin: &str, profile: &str) -> Result<PathBuf, Error> {
+    build(package, bin, profile, false)
+}
+
+/// As [`build_profile`], with cargo's own progress and messages on stderr.
+///
+/// # Errors
+/// As [`build_binary`].
+pub fn build_visibly(package: &str, bin: &str, profile: &str) -> Result<PathBuf, Error> {
+    build(package, bin, profile, true)
+}
+
+fn build(package: &str, bin: &str, profile: &str, visibly: bool) -> Result<PathBuf, Error> {
     let failed = |detail: String| Error::Build { package: package.into(), bin: bin.into(), detail };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut command = Command::new(cargo);
-    command.current_dir(&workspace).args(["build", "--quiet", "--package", package, "--bin", bin]);
+    command.current_dir(&workspace).args(["build", "--package", package, "--bin", bin]);
     command.args(["--profile", profile, "--message-format", "json-render-diagnostics"]);
     if let Some(target) = target_directory() {
         command.arg("--target-dir").arg(target);
@@ -42,9 +54,19 @@ pub fn build_profile(package: &str, bin: &str, profile: &str) -> Result<PathBuf,
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_about_package(&name.to_string_lossy())) {
         command.env_remove(name);
     }
-    let output = command.stdin(Stdio::null()).output().map_err(|error| failed(format!("cannot start cargo: {error}")))?;
+    if visibly {
+        command.stderr(Stdio::inherit());
+    } else {
+        command.arg("--quiet");
+    }
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .output()
+        .map_err(|error| failed(format!("cannot start cargo: {error}")))?;
     if !output.status.success() {
-        return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_string()));
+        let message = String::from_utf8_lossy(&output.stderr);
+        return Err(failed(if visibly { "see above".into() } else { message.trim().to_string() }));
     }
     let messages = String::from_utf8_lossy(&output.stdout);
     executable(&messages, bin).ok_or_else(|| failed("cargo does not say where it put it".into()))
@@ -53,8 +75,9 @@ pub fn build_profile(package: &str, bin: &str, profile: &str) -> Result<PathBuf,
 /// Finds the path in cargo's messages (one JSON object a line).
 fn executable(messages: &str, bin: &str) -> Option<PathBuf> {
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let of_bin = messages.filter(|message| message.pointer("/target/name").and_then(Value::as_str) == Some(bin));
-    of_bin.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?))).last()
+    let of_bin =
+        messages.filter(|message| message.pointer("/target/name").and_then(Value::as_str) == Some(bin));
+    of_bin.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?))).next_back()
 }
 
 /// The target directory of the running program: the one above it that cargo has marked as its own.
@@ -66,8 +89,14 @@ fn target_directory() -> Option<PathBuf> {
 fn is_about_package(name: &str) -> bool {
     name.starts_with("CARGO_PKG_")
         || name.starts_with("CARGO_BIN_")
-        || ["CARGO_MANIFEST_DIR", "CARGO_MANIFEST_PATH", "CARGO_CRATE_NAME", "CARGO_PRIMARY_PACKAGE", "CARGO_MANIFEST_LINKS"]
-            .contains(&name)
+        || [
+            "CARGO_MANIFEST_DIR",
+            "CARGO_MANIFEST_PATH",
+            "CARGO_CRATE_NAME",
+            "CARGO_PRIMARY_PACKAGE",
+            "CARGO_MANIFEST_LINKS",
+        ]
+        .contains(&name)
 }
 
 #[cfg(test)]

@@ -59,7 +59,11 @@ impl Collector {
                 symlink(target, &path).at("create the link", &path)?;
             }
             ItemKind::Missing(detail) => {
-                let name = if item.path.is_empty() { wanted.name.clone() } else { format!("{}/{}", wanted.name, item.path) };
+                let name = if item.path.is_empty() {
+                    wanted.name.clone()
+                } else {
+                    format!("{}/{}", wanted.name, item.path)
+                };
                 self.missing.get_or_insert(Error::Output { name, detail: detail.clone() });
             }
         }
@@ -88,7 +92,8 @@ mod tests {
     fn nothing_is_written_outside_of_the_destination() {
         let dir = tempfile::tempdir().unwrap();
         let destination = dir.path().join("out");
-        let mut collector = Collector::new(vec![Wanted { name: "d".into(), destination: destination.clone() }]);
+        let mut collector =
+            Collector::new(vec![Wanted { name: "d".into(), destination: destination.clone() }]);
         let item = |output, path: &str, kind| Item { output, path: path.into(), kind };
         assert!(collector.begin(&item(0, "../evil", ItemKind::File(0o644))).is_err());
         assert!(collector.begin(&item(1, "", ItemKind::File(0o644))).is_err());

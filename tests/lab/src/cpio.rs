@@ -71,7 +71,14 @@ impl<W: Write> Writer<W> {
         Ok(self.out)
     }
 
-    fn record(&mut self, name: &str, mode: u32, links: u32, device: (u32, u32), data: &[u8]) -> io::Result<()> {
+    fn record(
+        &mut self,
+        name: &str,
+        mode: u32,
+        links: u32,
+        device: (u32, u32),
+        data: &[u8],
+    ) -> io::Result<()> {
         let too_large = |_| io::Error::new(io::ErrorKind::InvalidInput, "an entry of 4 GiB or more");
         let size = u32::try_from(data.len()).map_err(too_large)?;
         let name_size = u32::try_from(name.len() + 1).map_err(too_large)?;

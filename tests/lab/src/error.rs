@@ -44,10 +44,14 @@ pub enum Error {
     #[error("the lab runs x86-64 machines on x86-64 hosts only, and this host is {0}")]
     Architecture(&'static str),
     /// No apt source of this machine looks like Debian's main archive.
-    #[error("no Debian archive among this machine's apt sources; set DRYSTONE_LAB_ARCHIVE to the address of one")]
+    #[error(
+        "no Debian archive among this machine's apt sources; set DRYSTONE_LAB_ARCHIVE to the address of one"
+    )]
     NoArchive,
     /// The archive could not be reached.
-    #[error("cannot reach the package archive ({detail}); what is already fetched is kept, run it again when the network is back")]
+    #[error(
+        "cannot reach the package archive ({detail}); what is already fetched is kept, run it again when the network is back"
+    )]
     Network {
         /// The package tool's first complaint.
         detail: String,

@@ -28,7 +28,12 @@ const BACKLOG: usize = 512 << 10;
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Runs a job to its end in `directory` and sends every frame that follows from it, the last one included.
-pub(crate) fn execute(request: &Request, link: &mut Link, directory: &Path, containment: &Containment) -> io::Result<()> {
+pub(crate) fn execute(
+    request: &Request,
+    link: &mut Link,
+    directory: &Path,
+    containment: &Containment,
+) -> io::Result<()> {
     let end = match Running::start(request, directory, containment) {
         Ok(running) => supervise(running, request, link, containment)?,
         Err((code, cause)) => End::NotStarted(code, cause),
@@ -38,12 +43,19 @@ pub(crate) fn execute(request: &Request, link: &mut Link, directory: &Path, cont
     link.flush()
 }
 
-fn supervise(mut job: Running, request: &Request, link: &mut Link, containment: &Containment) -> io::Result<End> {
+fn supervise(
+    mut job: Running,
+    request: &Request,
+    link: &mut Link,
+    containment: &Containment,
+) -> io::Result<End> {
     let limit = request.limit.and_then(|limit| Duration::try_from_secs_f64(limit).ok());
     let limit = limit.and_then(|limit| Instant::now().checked_add(limit));
     let mut end: Option<End> = None;
     let mut drained_by: Option<Instant> = None;
     loop {
+        // Frames may have come along with the request.
+        job.take_input(link)?;
         let ready = wait(&job, link, end.is_none(), drained_by.or(limit))?;
         let is = |source| ready.contains(&source);
         if is(Source::Link) && !link.exchange()? {
@@ -51,7 +63,6 @@ fn supervise(mut job: Running, request: &Request, link: &mut Link, containment: 
             containment.kill_all(&mut job.child);
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
-        job.take_input(link)?;
         if is(Source::Stdin) {
             job.feed();
         }

@@ -38,7 +38,8 @@ const OPTIONAL: [&str; 1] = ["securityfs"];
 
 /// True in a process that has to call [`agent`]: the first one of a machine, or one whose first argument is `agent`.
 pub fn is_agent() -> bool {
-    rustix::process::getpid().is_init() || std::env::args_os().nth(1).is_some_and(|argument| argument == "agent")
+    rustix::process::getpid().is_init()
+        || std::env::args_os().nth(1).is_some_and(|argument| argument == "agent")
 }
 
 /// Does what the machine's side has to do; never returns while the machine is of use.
@@ -86,7 +87,9 @@ fn become_init() -> io::Result<()> {
     let server = Command::new("/proc/self/exe").arg("agent").spawn().map_err(failed("start the server"))?;
     loop {
         match rustix::process::wait(WaitOptions::empty()) {
-            Ok(Some((pid, _))) if u32::try_from(pid.as_raw_nonzero().get()) == Ok(server.id()) => return Ok(()),
+            Ok(Some((pid, _))) if u32::try_from(pid.as_raw_nonzero().get()) == Ok(server.id()) => {
+                return Ok(());
+            }
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
@@ -108,7 +111,8 @@ fn serve() -> io::Result<()> {
     let path = port()?;
     let port = File::options().read(true).write(true).open(&path).map_err(failed("open the port"))?;
     let mut link = Link::new(port.into())?;
-    let containment = Containment::cgroup(Path::new("/sys/fs/cgroup/job")).map_err(failed("make a cgroup"))?;
+    let containment =
+        Containment::cgroup(Path::new("/sys/fs/cgroup/job")).map_err(failed("make a cgroup"))?;
     link.send(Kind::Ready, &[]);
     link.flush()?;
     let request = receive(&mut link)?;
@@ -132,10 +136,10 @@ fn receive(link: &mut Link) -> io::Result<Request> {
             // Nobody has connected to the port's other end yet.
             std::thread::sleep(Duration::from_millis(1));
         }
-        if let Some((kind, payload)) = link.next().map_err(io::Error::other)? {
-            if kind == Kind::Run {
-                return parse(payload).map_err(io::Error::other);
-            }
+        if let Some((kind, payload)) = link.next().map_err(io::Error::other)?
+            && kind == Kind::Run
+        {
+            return parse(payload).map_err(io::Error::other);
         }
     }
 }
@@ -153,7 +157,8 @@ fn prepare(request: &Request) -> io::Result<()> {
     let disk = File::open(DISK).map_err(failed(format!("open {DISK}")))?;
     flush_block_device(&disk).map_err(failed("forget the disk's old content"))?;
     fs::create_dir_all(JOB)?;
-    mount(DISK, JOB, "ext4", MountFlags::NOATIME, None).map_err(|error| failed("mount the job's files")(error.into()))
+    mount(DISK, JOB, "ext4", MountFlags::NOATIME, None)
+        .map_err(|error| failed("mount the job's files")(error.into()))
 }
 
 /// The device of the port; it may appear a little after its driver.

@@ -12,7 +12,8 @@ use crate::tools::Tools;
 /// A name inside of a job's directory: relative, and never outside.
 pub(crate) fn checked_name(name: &str) -> Result<&Path, Error> {
     let path = Path::new(name);
-    let inside = path.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
+    let inside =
+        path.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
     if name.is_empty() || !inside || name.contains('\0') {
         return Err(Error::Job(format!("{name:?} is not a name inside of the job's directory")));
     }
@@ -45,7 +46,8 @@ fn tree(source: &Path, target: &Path, may_link: bool) -> Result<(), Error> {
     } else if metadata.is_file() {
         file(source, target, may_link)
     } else {
-        let kind = io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file, a directory nor a link");
+        let kind =
+            io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file, a directory nor a link");
         Err(kind).at("send", source)
     }
 }
@@ -66,15 +68,29 @@ pub(crate) fn disk(tools: &Tools, directory: &Path, image: &Path) -> Result<(), 
     // Room for what the job writes, and for the file system itself.
     let size = size_of(directory)?;
     if size > DISK_SIZE - (DISK_SIZE >> 3) {
-        let what = format!("the job's files are {} MiB together, and its disk takes {}", size >> 20, DISK_SIZE >> 20);
+        let what = format!(
+            "the job's files are {} MiB together, and its disk takes {}",
+            size >> 20,
+            DISK_SIZE >> 20
+        );
         return Err(Error::Job(what));
     }
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).at("open to everyone", directory)?;
     let made = tools.mke2fs.run("mke2fs", |command| {
         // Without a journal, room to grow and checksums it is made in no time and has nothing to replay.
         command.args(["-q", "-F", "-t", "ext4", "-m", "0", "-N", "16384", "-b", "4096"]);
-        command.args(["-O", "^has_journal,^resize_inode,^metadata_csum", "-E", "lazy_itable_init=1,nodiscard,root_owner=0:0"]);
-        command.env("MKE2FS_CONFIG", "/dev/null").arg("-d").arg(directory).arg(image).arg(format!("{}k", DISK_SIZE >> 10));
+        command.args([
+            "-O",
+            "^has_journal,^resize_inode,^metadata_csum",
+            "-E",
+            "lazy_itable_init=1,nodiscard,root_owner=0:0",
+        ]);
+        command
+            .env("MKE2FS_CONFIG", "/dev/null")
+            .arg("-d")
+            .arg(directory)
+            .arg(image)
+            .arg(format!("{}k", DISK_SIZE >> 10));
     });
     made.map_err(|error| match error {
         Error::Program { detail, .. } if detail.contains("No space left") => {

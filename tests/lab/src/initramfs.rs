@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn parents_come_before_their_children_and_later_entries_win() {
-        let builder = Builder::new().file("/a/b/c", 0o600, "one").file("a/b/c", 0o644, "two").dir("/a", 0o700);
+        let builder =
+            Builder::new().file("/a/b/c", 0o600, "one").file("a/b/c", 0o644, "two").dir("/a", 0o700);
         let names: Vec<_> = builder.entries.keys().map(String::as_str).collect();
         assert_eq!(names, ["a", "a/b", "a/b/c"]);
         assert_eq!(builder.entries["a/b/c"].data, b"two");

@@ -237,7 +237,10 @@ impl Job {
             }
         }
         if self.memory < LEAST_MEMORY {
-            return Err(Error::Job(format!("the lab's machine needs {} MiB of memory or more", LEAST_MEMORY >> 20)));
+            return Err(Error::Job(format!(
+                "the lab's machine needs {} MiB of memory or more",
+                LEAST_MEMORY >> 20
+            )));
         }
         Ok(())
     }
@@ -257,7 +260,8 @@ impl Job {
         let mut request = self.request(JOB, &format!("{JOB}:/bin"))?;
         request.environment.entry("HOME".into()).or_insert_with(|| "/root".into());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        request.clock = i64::try_from(now.as_secs()).ok().map(|seconds| (seconds, i64::from(now.subsec_nanos())));
+        request.clock =
+            i64::try_from(now.as_secs()).ok().map(|seconds| (seconds, i64::from(now.subsec_nanos())));
         let port = machine.take_port()?;
         let mut pump = self.pump(port, &request, run.path())?;
         pump.machine = Some(&mut machine);
@@ -271,7 +275,8 @@ impl Job {
         self.place_files(&directory, false)?;
         self.stop_if_cancelled()?;
         let host = |name: &str| std::env::var(name).unwrap_or_default();
-        let mut request = self.request(&directory.to_string_lossy(), &format!("{}:{}", directory.display(), host("PATH")))?;
+        let mut request =
+            self.request(&directory.to_string_lossy(), &format!("{}:{}", directory.display(), host("PATH")))?;
         for name in ["HOME", "USER", "LANG"] {
             request.environment.entry(name.into()).or_insert_with(|| host(name));
         }
@@ -316,10 +321,13 @@ impl Job {
     fn request(&self, directory: &str, path: &str) -> Result<Request, Error> {
         let mut environment = self.environment.clone();
         environment.entry("PATH".into()).or_insert_with(|| path.into());
-        environment.entry("TERM".into()).or_insert_with(|| std::env::var("TERM").unwrap_or_else(|_| "dumb".into()));
+        environment
+            .entry("TERM".into())
+            .or_insert_with(|| std::env::var("TERM").unwrap_or_else(|_| "dumb".into()));
         environment.insert(JOB_VARIABLE.into(), directory.into());
         let mut seed = vec![0; 64];
-        let random = fs::File::open("/dev/urandom").and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
+        let random = fs::File::open("/dev/urandom")
+            .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut seed));
         random.at("read", "/dev/urandom")?;
         Ok(Request {
             command: self.command.clone(),
@@ -346,7 +354,8 @@ impl Job {
             }
         };
         let interactive = self.terminal && matches!(input, Input::Inherited { .. });
-        let resizes = interactive.then(Resizes::watch).transpose().at("watch the terminal's size for", run)?;
+        let resizes =
+            interactive.then(Resizes::watch).transpose().at("watch the terminal's size for", run)?;
         Ok(Pump {
             link,
             machine: None,
@@ -388,7 +397,12 @@ fn finish(mut pump: Pump<'_>) -> Result<Outcome, Error> {
             outcome.code = code;
             outcome.not_started = Some(cause);
         }
-        End::Failed(what) => return Err(Error::Machine { what: format!("cannot run the job: {what}"), console: String::new() }),
+        End::Failed(what) => {
+            return Err(Error::Machine {
+                what: format!("cannot run the job: {what}"),
+                console: String::new(),
+            });
+        }
     }
     Ok(outcome)
 }

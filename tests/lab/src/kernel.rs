@@ -88,7 +88,8 @@ fn payload(image: &[u8]) -> Result<&[u8], String> {
     if image.get(0x202..0x206) != Some(b"HdrS") {
         return Err("not a bzImage: it has no boot protocol header".into());
     }
-    let protocol = image.get(0x206..).and_then(|rest| rest.first_chunk::<2>()).map(|bytes| u16::from_le_bytes(*bytes));
+    let protocol =
+        image.get(0x206..).and_then(|rest| rest.first_chunk::<2>()).map(|bytes| u16::from_le_bytes(*bytes));
     if protocol.is_none_or(|protocol| protocol < 0x208) {
         return Err("its boot protocol is older than 2.08 and does not tell where the payload is".into());
     }
@@ -100,7 +101,9 @@ fn payload(image: &[u8]) -> Result<&[u8], String> {
         return Err("truncated in its header".into());
     };
     let start = (setup_sectors + 1) * 512 + offset;
-    image.get(start..start.saturating_add(length)).ok_or_else(|| "truncated: its payload ends after the file".into())
+    image
+        .get(start..start.saturating_add(length))
+        .ok_or_else(|| "truncated: its payload ends after the file".into())
 }
 
 fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
@@ -108,11 +111,16 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
     let elf = match payload {
         [0x02, 0x21, 0x4c, 0x18, rest @ ..] => lz4_legacy(rest)?,
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            let reader = ruzstd::decoding::StreamingDecoder::new(payload).map_err(|error| error.to_string())?;
+            let reader =
+                ruzstd::decoding::StreamingDecoder::new(payload).map_err(|error| error.to_string())?;
             read_all(reader)?
         }
         [0xfd, b'7', b'z', b'X', b'Z', ..] => read_all(xz(payload))?,
-        [a, b, ..] => return Err(format!("its payload is compressed in a way that is not supported ({a:02x} {b:02x})")),
+        [a, b, ..] => {
+            return Err(format!(
+                "its payload is compressed in a way that is not supported ({a:02x} {b:02x})"
+            ));
+        }
         _ => return Err("its payload is empty".into()),
     };
     if elf.starts_with(b"\x7fELF") { Ok(elf) } else { Err("its payload is not an ELF image".into()) }
@@ -120,7 +128,10 @@ fn decompress(payload: &[u8]) -> Result<Vec<u8>, String> {
 
 fn read_all(reader: impl Read) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
-    reader.take(LARGEST + 1).read_to_end(&mut out).map_err(|error| format!("its payload is corrupt: {error}"))?;
+    reader
+        .take(LARGEST + 1)
+        .read_to_end(&mut out)
+        .map_err(|error| format!("its payload is corrupt: {error}"))?;
     if out.len() as u64 > LARGEST { Err("its payload is too large".into()) } else { Ok(out) }
 }
 
@@ -138,8 +149,10 @@ fn lz4_legacy(mut rest: &[u8]) -> Result<Vec<u8>, String> {
             break; // not a length: the unpacked size
         }
         let length = u32::from_le_bytes(*length) as usize;
-        let (packed, after) = after.split_at_checked(length).ok_or_else(|| corrupt("an LZ4 block is cut off".into()))?;
-        let size = lz4_flex::block::decompress_into(packed, &mut block).map_err(|error| corrupt(error.to_string()))?;
+        let (packed, after) =
+            after.split_at_checked(length).ok_or_else(|| corrupt("an LZ4 block is cut off".into()))?;
+        let size = lz4_flex::block::decompress_into(packed, &mut block)
+            .map_err(|error| corrupt(error.to_string()))?;
         out.extend_from_slice(block.get(..size).unwrap_or_default());
         if out.len() as u64 > LARGEST {
             return Err("its payload is too large".into());

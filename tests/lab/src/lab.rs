@@ -129,7 +129,9 @@ fn choose() -> Result<(Mode, String), Error> {
         None | Some("") => Ok(detect(Path::new("/proc/cpuinfo"), Path::new("/dev/kvm"))),
         Some("direct") => Ok((Mode::Direct, format!("{NAME}=direct asks for it"))),
         Some("emulated") => Ok((Mode::Emulated, format!("{NAME}=emulated asks for it"))),
-        Some(value) => Err(Error::Environment { name: NAME, value: value.into(), expected: "`direct` or `emulated`" }),
+        Some(value) => {
+            Err(Error::Environment { name: NAME, value: value.into(), expected: "`direct` or `emulated`" })
+        }
     }
 }
 
@@ -140,11 +142,17 @@ fn detect(cpuinfo: &Path, kvm: &Path) -> (Mode, String) {
     let flags = text.lines().filter(|line| line.starts_with("flags")).flat_map(str::split_whitespace);
     let extension = flags.into_iter().find(|flag| *flag == "vmx" || *flag == "svm");
     let Some(extension) = extension else {
-        return (Mode::Emulated, "the processor offers no hardware virtualisation here (neither vmx nor svm)".into());
+        return (
+            Mode::Emulated,
+            "the processor offers no hardware virtualisation here (neither vmx nor svm)".into(),
+        );
     };
     match OpenOptions::new().read(true).write(true).open(kvm) {
         Ok(_) => (Mode::Direct, format!("the processor has {extension} and {} opens", kvm.display())),
-        Err(error) => (Mode::Emulated, format!("the processor has {extension}, but {} does not open ({error})", kvm.display())),
+        Err(error) => (
+            Mode::Emulated,
+            format!("the processor has {extension}, but {} does not open ({error})", kvm.display()),
+        ),
     }
 }
 

@@ -28,7 +28,7 @@ mod tools;
 mod watch;
 mod wire;
 
-pub use build::{build_binary, build_profile};
+pub use build::{build_binary, build_profile, build_visibly};
 pub use cancel::Cancel;
 pub use error::Error;
 pub use guest::{agent, is_agent};
@@ -37,3 +37,4 @@ pub use kernel::{KernelError, KernelImages, Version, extract_vmlinux};
 pub use lab::{Lab, Mode, explain_choice};
 pub use progress::Progress;
 pub use store::Store;
+pub use terminal::terminal_size;

@@ -1,15 +1,27 @@
 //! The command line of the lab.
 
+mod cli;
+
 use std::process::ExitCode;
-use drystone_lab::*;
+
+use clap::Parser;
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().collect();
-    if is_agent() {
-        return agent();
+    // The same program serves jobs inside of the emulated machine.
+    if drystone_lab::is_agent() {
+        return drystone_lab::agent();
     }
-    let lab = Lab::prepare_with_agent(std::path::Path::new("/proc/self/exe"), &Progress::stderr());
-    let lab = match lab { Ok(lab) => lab, Err(error) => { eprintln!("{error}"); return ExitCode::from(125) } };
-    let out = Job::shell(args.get(1).cloned().unwrap_or_default()).inherit_output().progress(Progress::stderr()).run(&lab);
-    match out { Ok(o) => { eprintln!("{o:?}"); ExitCode::from(o.code as u8) } Err(e) => { eprintln!("{e}"); ExitCode::from(125) } }
+    let result = cli::Arguments::parse().execute();
+    let code = result.unwrap_or_else(|error| {
+        let code = error.downcast_ref::<drystone_lab::Error>().map_or(125, drystone_lab::Error::exit_code);
+        // Whoever closed the output or asked for the end does not have to be told.
+        if !matches!(
+            error.downcast_ref(),
+            Some(drystone_lab::Error::OutputClosed(_) | drystone_lab::Error::Cancelled(_))
+        ) {
+            eprintln!("lab: {error:#}");
+        }
+        code
+    });
+    ExitCode::from(u8::try_from(code & 0xff).unwrap_or(125))
 }

@@ -119,7 +119,9 @@ impl Pump<'_> {
     fn serve(&mut self, ready: &[Source]) -> Result<(), Error> {
         for source in ready {
             match source {
-                Source::Cancel => return Err(self.cancel.as_ref().map_or(Error::Cancelled(None), Cancel::error)),
+                Source::Cancel => {
+                    return Err(self.cancel.as_ref().map_or(Error::Cancelled(None), Cancel::error));
+                }
                 Source::Stdout => self.stdout.write_some("standard output")?,
                 Source::Stderr => self.stderr.write_some("error output")?,
                 Source::Input => self.read_input()?,
@@ -145,7 +147,10 @@ impl Pump<'_> {
     fn machine_events(&mut self) -> Result<(), Error> {
         let Some(machine) = &mut self.machine else { return Ok(()) };
         if machine.events()?.contains(&Event::DiskFull) {
-            return Err(Error::DiskFull { attempt: "store what the job writes, in", path: "the lab's directory".into() });
+            return Err(Error::DiskFull {
+                attempt: "store what the job writes, in",
+                path: "the lab's directory".into(),
+            });
         }
         Ok(())
     }
@@ -182,18 +187,23 @@ impl Pump<'_> {
     }
 
     fn take_frame(&mut self) -> Result<Taken, Error> {
-        let broken = |what: String| Error::Machine { what: format!("sends nonsense: {what}"), console: String::new() };
+        let broken =
+            |what: String| Error::Machine { what: format!("sends nonsense: {what}"), console: String::new() };
         let Some((kind, payload)) = self.link.next().map_err(|error| broken(error.to_string()))? else {
             return Ok(Taken::Nothing);
         };
         match kind {
             Kind::Stdout => self.stdout.take(payload, "standard output")?,
             Kind::Stderr => self.stderr.take(payload, "error output")?,
-            Kind::Item => self.collector.begin(&parse(payload).map_err(|error| broken(error.to_string()))?)?,
+            Kind::Item => {
+                self.collector.begin(&parse(payload).map_err(|error| broken(error.to_string()))?)?
+            }
             Kind::Data => self.collector.data(payload)?,
             Kind::End => return Ok(Taken::End(parse(payload).map_err(|error| broken(error.to_string()))?)),
             Kind::Ready => {}
-            Kind::Run | Kind::Stdin | Kind::StdinEnd | Kind::Resize => return Err(broken(format!("a {kind:?} frame"))),
+            Kind::Run | Kind::Stdin | Kind::StdinEnd | Kind::Resize => {
+                return Err(broken(format!("a {kind:?} frame")));
+            }
         }
         Ok(Taken::Frame)
     }
@@ -204,4 +214,3 @@ enum Taken {
     Frame,
     End(End),
 }
-

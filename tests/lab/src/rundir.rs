@@ -23,7 +23,8 @@ impl RunDir {
     pub(crate) fn create(store: &Store) -> Result<Self, Error> {
         let runs = store.dir("runs")?;
         clear_abandoned(&runs);
-        let temporary = tempfile::Builder::new().prefix("job-").tempdir_in(&runs).at("create a directory in", &runs)?;
+        let temporary =
+            tempfile::Builder::new().prefix("job-").tempdir_in(&runs).at("create a directory in", &runs)?;
         // From here on the lock says whether it is in use; somebody who clears away at this very moment may be faster.
         let lock = Lock::try_exclusive(&temporary.path().join("lock"))?;
         let lock = lock.ok_or_else(|| Error::Job("another lab run has taken this run's directory".into()))?;
@@ -75,7 +76,13 @@ pub(crate) fn take_slot(store: &Store, progress: &Progress) -> Result<Lock, Erro
         None => 2,
         Some(value) => match value.parse::<u32>() {
             Ok(slots) if slots > 0 => slots,
-            _ => return Err(Error::Environment { name: NAME, value, expected: "how many machines may run at once, 1 or more" }),
+            _ => {
+                return Err(Error::Environment {
+                    name: NAME,
+                    value,
+                    expected: "how many machines may run at once, 1 or more",
+                });
+            }
         },
     };
     let dir = store.dir("slots")?;

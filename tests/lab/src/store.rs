@@ -43,6 +43,38 @@ impl Store {
         &self.root
     }
 
+    /// Removes everything in it.
+    ///
+    /// # Errors
+    /// [`Error::Job`] while a job runs or something is being fetched, [`Error::Io`] when a file cannot be removed.
+    pub fn clear(&self) -> Result<(), Error> {
+        let busy = || {
+            Error::Job(format!(
+                "{} is in use: a job runs, or something is being fetched",
+                self.root.display()
+            ))
+        };
+        let mut held = Vec::new();
+        if self.root.join("lock").exists() {
+            held.push(Lock::try_exclusive(&self.root.join("lock"))?.ok_or_else(busy)?);
+        }
+        for entry in fs::read_dir(self.root.join("runs")).into_iter().flatten().flatten() {
+            let lock = entry.path().join("lock");
+            if lock.exists() {
+                held.push(Lock::try_exclusive(&lock)?.ok_or_else(busy)?);
+            }
+        }
+        for part in
+            ["apt", "tools", "tools.new", "kernels", "kernels-given", "snapshots", "runs", "slots", "lock"]
+        {
+            let path = self.root.join(part);
+            if path.is_dir() { remove_tree(&path)? } else { drop(fs::remove_file(path)) }
+        }
+        // It goes as well if nobody has put anything else there.
+        let _ = fs::remove_dir(&self.root);
+        Ok(())
+    }
+
     /// A path inside, with its parent directory made.
     pub(crate) fn path(&self, name: impl AsRef<Path>) -> Result<PathBuf, Error> {
         let path = self.root.join(name);
@@ -66,10 +98,10 @@ fn absolute(dir: std::ffi::OsString) -> PathBuf {
 
 fn default_root() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    if let Ok(workspace) = workspace.canonicalize() {
-        if workspace.join("Cargo.toml").is_file() {
-            return workspace.join("target/lab");
-        }
+    if let Ok(workspace) = workspace.canonicalize()
+        && workspace.join("Cargo.toml").is_file()
+    {
+        return workspace.join("target/lab");
     }
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| std::env::home_dir().map(|home| home.join(".cache")));

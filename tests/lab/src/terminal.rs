@@ -20,6 +20,12 @@ pub(crate) fn size() -> Size {
     }
 }
 
+/// The rows and columns of the terminal that this process writes to or reads from; 24 and 80 when there is none.
+pub fn terminal_size() -> (u16, u16) {
+    let size = size();
+    (size.rows, size.columns)
+}
+
 /// Passes every key on as it is typed; the terminal is as before when this is dropped, also by a panic.
 #[derive(Debug)]
 pub(crate) struct Raw {

@@ -100,7 +100,9 @@ impl Tools {
 
     /// True when the environment names every tool, so that nothing has to be fetched.
     pub(crate) fn all_overridden() -> bool {
-        ["DRYSTONE_LAB_QEMU", "DRYSTONE_LAB_MKE2FS", "DRYSTONE_LAB_BUSYBOX"].iter().all(|name| variable(name).is_some())
+        ["DRYSTONE_LAB_QEMU", "DRYSTONE_LAB_MKE2FS", "DRYSTONE_LAB_BUSYBOX"]
+            .iter()
+            .all(|name| variable(name).is_some())
     }
 }
 

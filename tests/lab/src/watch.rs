@@ -30,7 +30,8 @@ impl<'fd, S> Watch<'fd, S> {
     /// Waits until one of them is ready or the time has come; gives those that are ready.
     pub(crate) fn wait(mut self, deadline: Option<Instant>) -> io::Result<Vec<S>> {
         // One more millisecond, so that the time really has come when nothing else has.
-        let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+        let left =
+            |deadline: Instant| deadline.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
         let timeout = deadline.map(left).and_then(|timeout| Timespec::try_from(timeout).ok());
         match poll(&mut self.fds, timeout.as_ref()) {
             Ok(_) => {}

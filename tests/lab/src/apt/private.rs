@@ -26,7 +26,9 @@ pub(crate) struct Apt {
 impl Apt {
     /// Writes the private configuration.
     pub(crate) fn new(store: &Store) -> Result<Self, Error> {
-        for (program, missing) in [("apt-get", "apt-get"), ("apt-cache", "apt-cache"), ("dpkg-deb", "dpkg-deb")] {
+        for (program, missing) in
+            [("apt-get", "apt-get"), ("apt-cache", "apt-cache"), ("dpkg-deb", "dpkg-deb")]
+        {
             if !installed(program) {
                 return Err(Error::NotDebian { missing });
             }
@@ -50,7 +52,11 @@ impl Apt {
     }
 
     /// Downloads packages with all that they depend on; gives the files. What is there already is not fetched again.
-    pub(crate) fn download_closure(&self, packages: &[&str], progress: &Progress) -> Result<Vec<PathBuf>, Error> {
+    pub(crate) fn download_closure(
+        &self,
+        packages: &[&str],
+        progress: &Progress,
+    ) -> Result<Vec<PathBuf>, Error> {
         // What an interrupted attempt left is used again, unless the archive has moved on since.
         self.get(&["autoclean"], "package cache", progress)?;
         let mut arguments = vec!["install", "--download-only", "-t", PREFERRED];
@@ -98,7 +104,12 @@ impl Apt {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.arg("-c").arg(&self.config).env("LC_ALL", "C").current_dir(&self.archives).stdin(Stdio::null());
+        command
+            .arg("-c")
+            .arg(&self.config)
+            .env("LC_ALL", "C")
+            .current_dir(&self.archives)
+            .stdin(Stdio::null());
         command
     }
 
@@ -145,7 +156,9 @@ fn archive() -> Result<Archive, Error> {
 fn source_list(archive: &Archive) -> String {
     let signed = archive.signed_by.as_ref().map(|key| format!("Signed-By: {key}\n")).unwrap_or_default();
     let uris = archive.uris.join(" ");
-    format!("Types: deb\nURIs: {uris}\nSuites: {SUITES}\nComponents: main\nArchitectures: amd64\nTargets: Packages\n{signed}")
+    format!(
+        "Types: deb\nURIs: {uris}\nSuites: {SUITES}\nComponents: main\nArchitectures: amd64\nTargets: Packages\n{signed}"
+    )
 }
 
 fn configuration(dir: &Path) -> String {
@@ -212,7 +225,8 @@ fn explain(complaints: &str, status: &str, dir: &Path) -> Error {
     let of_interest = |line: &&str| line.starts_with("E:") || line.starts_with("W:");
     let detail = complaints.lines().find(of_interest).or(complaints.lines().next()).unwrap_or("no message");
     let detail = detail.trim_start_matches("E: ").trim_start_matches("W: ").trim().to_string();
-    let unreachable = ["resolv", "onnect", "unreachable", "timed out", "Failed to fetch", "No route", "proxy"];
+    let unreachable =
+        ["resolv", "onnect", "unreachable", "timed out", "Failed to fetch", "No route", "proxy"];
     if has(&unreachable) {
         return Error::Network { detail };
     }

@@ -80,15 +80,28 @@ fn parse_line(line: &str) -> Option<Source> {
         uris: vec![words.next()?],
         suites: vec![words.next()?],
         components: words.collect(),
-        signed_by: options.split_whitespace().find_map(|option| option.strip_prefix("signed-by=")).map(String::from),
+        signed_by: options
+            .split_whitespace()
+            .find_map(|option| option.strip_prefix("signed-by="))
+            .map(String::from),
         enabled: true,
     })
 }
 
 /// Suites that only Debian itself has under exactly these names.
 const SUITES: [&str; 12] = [
-    "bullseye", "bookworm", "trixie", "forky", "duke", "sid", "oldoldstable", "oldstable", "stable", "testing",
-    "unstable", "bookworm-updates",
+    "bullseye",
+    "bookworm",
+    "trixie",
+    "forky",
+    "duke",
+    "sid",
+    "oldoldstable",
+    "oldstable",
+    "stable",
+    "testing",
+    "unstable",
+    "bookworm-updates",
 ];
 
 /// Picks the entry that is most likely Debian's main archive.
@@ -116,7 +129,8 @@ fn qualifies(source: &Source) -> bool {
 }
 
 fn score(source: &Source) -> u32 {
-    let last = |uri: &String| uri.trim_end_matches('/').rsplit('/').next().map(String::from).unwrap_or_default();
+    let last =
+        |uri: &String| uri.trim_end_matches('/').rsplit('/').next().map(String::from).unwrap_or_default();
     let named = source.uris.iter().any(|uri| matches!(last(uri).as_str(), "debian" | "debian.list"));
     let keyring = source.signed_by.as_deref().is_none_or(|key| key.contains("debian-archive-keyring"));
     u32::from(named) * 2 + u32::from(keyring)

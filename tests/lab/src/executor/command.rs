@@ -40,14 +40,19 @@ struct Ends {
 
 impl Running {
     /// Starts the command; an error is the exit code a shell would give, and the cause.
-    pub(super) fn start(request: &Request, directory: &Path, containment: &Containment) -> Result<Self, (i32, String)> {
+    pub(super) fn start(
+        request: &Request,
+        directory: &Path,
+        containment: &Containment,
+    ) -> Result<Self, (i32, String)> {
         let system = |error: io::Error| (125, format!("cannot prepare the command: {error}"));
         let Some((program, arguments)) = request.command.split_first() else {
             return Err((125, "no command".into()));
         };
         let mut command = Command::new(program);
         command.args(arguments).current_dir(directory).env_clear().envs(&request.environment);
-        let mut before = Before { session: true, cgroup: containment.join().map_err(system)?, ..Before::default() };
+        let mut before =
+            Before { session: true, cgroup: containment.join().map_err(system)?, ..Before::default() };
         let ends = match request.terminal {
             Some(size) => {
                 before.terminal = true;
@@ -201,7 +206,10 @@ fn attach_terminal(command: &mut Command, size: Size) -> io::Result<Ends> {
     tcsetwinsize(&master, winsize(size))?;
     let name = ptsname(&master, Vec::new())?;
     let slave = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
-    command.stdin(Stdio::from(slave.try_clone()?)).stdout(Stdio::from(slave.try_clone()?)).stderr(Stdio::from(slave));
+    command
+        .stdin(Stdio::from(slave.try_clone()?))
+        .stdout(Stdio::from(slave.try_clone()?))
+        .stderr(Stdio::from(slave));
     Ok(Ends { stdin: Some(master.try_clone()?), stdout: Some(master), stderr: None })
 }
 
@@ -219,7 +227,8 @@ fn explain(program: &str, directory: &Path, error: &io::Error) -> (i32, String) 
         return (126, format!("cannot start {program}: {error}"));
     }
     if program.contains('/') && directory.join(program).exists() {
-        let what = "the program that interprets it, or its dynamic loader, is not in the machine that runs the job";
+        let what =
+            "the program that interprets it, or its dynamic loader, is not in the machine that runs the job";
         return (127, format!("cannot start {program}: the file is there, but {what}"));
     }
     (127, format!("cannot start {program}: there is no such program in the job's directory or the path"))

@@ -34,7 +34,9 @@ impl Containment {
     pub(super) fn join(&self) -> io::Result<Option<OwnedFd>> {
         match self {
             Self::Marker(_) => Ok(None),
-            Self::Cgroup(path) => Ok(Some(fs::OpenOptions::new().write(true).open(path.join("cgroup.procs"))?.into())),
+            Self::Cgroup(path) => {
+                Ok(Some(fs::OpenOptions::new().write(true).open(path.join("cgroup.procs"))?.into()))
+            }
         }
     }
 
@@ -57,7 +59,8 @@ impl Containment {
 fn kill_cgroup(path: &Path) {
     let begun = Instant::now();
     let _ = fs::write(path.join("cgroup.kill"), "1");
-    let populated = || fs::read_to_string(path.join("cgroup.events")).is_ok_and(|text| text.contains("populated 1"));
+    let populated =
+        || fs::read_to_string(path.join("cgroup.events")).is_ok_and(|text| text.contains("populated 1"));
     while populated() && begun.elapsed() < PATIENCE {
         std::thread::sleep(Duration::from_millis(2));
     }

@@ -14,14 +14,38 @@ use crate::kernel::KernelImages;
 
 /// Modules that the machine loads before it is saved, so that no job has to.
 const MODULES: [&str; 20] = [
-    "virtio_pci", "virtio_console", "virtio_blk", "kvm-amd", "tun", "vhost_net", "vhost_vsock", "vsock_loopback",
-    "overlay", "loop", "bridge", "veth", "tap", "nf_tables", "nft_chain_nat", "nft_masq", "virtio_net", "fuse",
-    "virtiofs", "ext4",
+    "virtio_pci",
+    "virtio_console",
+    "virtio_blk",
+    "kvm-amd",
+    "tun",
+    "vhost_net",
+    "vhost_vsock",
+    "vsock_loopback",
+    "overlay",
+    "loop",
+    "bridge",
+    "veth",
+    "tap",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_masq",
+    "virtio_net",
+    "fuse",
+    "virtiofs",
+    "ext4",
 ];
 /// The runtime that programs from this host find in the machine.
 const LIBRARIES: [&str; 9] = [
-    "libc.so.6", "libm.so.6", "libgcc_s.so.1", "libpthread.so.0", "libdl.so.2", "librt.so.1", "libutil.so.1",
-    "libresolv.so.2", "libnss_files.so.2",
+    "libc.so.6",
+    "libm.so.6",
+    "libgcc_s.so.1",
+    "libpthread.so.0",
+    "libdl.so.2",
+    "librt.so.1",
+    "libutil.so.1",
+    "libresolv.so.2",
+    "libnss_files.so.2",
 ];
 const NEEDED: [&str; 3] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1"];
 const DIRECTORIES: [&str; 6] =
@@ -34,14 +58,18 @@ pub(crate) fn runtime_files(agent: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut names: BTreeSet<String> = LIBRARIES.map(String::from).into();
     names.extend(needed.iter().cloned());
     let mut files: Vec<PathBuf> = interpreter.map(PathBuf::from).into_iter().collect();
-    let loader = files.first().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
+    let loader =
+        files.first().and_then(|path| path.file_name()).map(|name| name.to_string_lossy().into_owned());
     for name in names {
         let found = DIRECTORIES.iter().map(|dir| Path::new(dir).join(&name)).find(|path| path.is_file());
         match found {
             Some(path) => files.push(path),
             None if Some(&name) == loader.as_ref() => {}
             None if NEEDED.contains(&name.as_str()) || needed.contains(&name) => {
-                let what = format!("{name} is in none of {}, so programs could not run in the lab's machine", DIRECTORIES.join(", "));
+                let what = format!(
+                    "{name} is in none of {}, so programs could not run in the lab's machine",
+                    DIRECTORIES.join(", ")
+                );
                 return Err(Error::Job(what));
             }
             None => {}

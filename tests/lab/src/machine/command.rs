@@ -41,7 +41,8 @@ pub(crate) enum Start<'a> {
 /// The arguments that make the machine what it is; the same ones are part of a snapshot's key.
 pub(crate) fn hardware() -> Vec<&'static str> {
     // Nested paging needs the AMD extensions: QEMU's emulation has those, and not Intel's.
-    let machine = ["-M", "q35,memory-backend=ram", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,+svm,+npt"];
+    let machine =
+        ["-M", "q35,memory-backend=ram", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,+svm,+npt"];
     let bare = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-smp", PROCESSORS];
     let devices = ["-device", "virtio-blk-pci,drive=job", "-device", "virtio-serial-pci"];
     [machine.as_slice(), &bare, &devices].concat()
@@ -63,7 +64,9 @@ pub(crate) fn command(wiring: &Wiring<'_>, start: &Start<'_>) -> Command {
     let ram = format!("memory-backend-file,id=ram,size={},share={shared},mem-path=", wiring.memory);
     command.arg("-object").arg(with_path(&ram, wiring.ram));
     command.arg("-m").arg(format!("{}M", wiring.memory >> 20));
-    command.arg("-drive").arg(with_path("if=none,id=job,format=raw,cache=unsafe,file.locking=off,file=", wiring.disk));
+    command
+        .arg("-drive")
+        .arg(with_path("if=none,id=job,format=raw,cache=unsafe,file.locking=off,file=", wiring.disk));
     command.args(hardware());
     command.arg("-serial").arg(with_path("file:", wiring.console));
     command.arg("-chardev").arg(format!("socket,id=control,server=off,fd={}", wiring.control));
@@ -72,9 +75,12 @@ pub(crate) fn command(wiring: &Wiring<'_>, start: &Start<'_>) -> Command {
     command.arg("-device").arg(format!("virtserialport,chardev=port,name={PORT}"));
     match start {
         Start::Resume => command.args(["-incoming", "defer"]),
-        Start::Boot { kernel, initramfs } => {
-            command.arg("-kernel").arg(kernel).arg("-initrd").arg(initramfs).args(["-append", KERNEL_COMMAND_LINE])
-        }
+        Start::Boot { kernel, initramfs } => command
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .args(["-append", KERNEL_COMMAND_LINE]),
     };
     command
 }

@@ -61,7 +61,8 @@ impl Machine {
         let mut command = command(&wiring, start);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages);
         let inherit: Vec<OwnedFd> = vec![their_control.into(), their_port.into()];
-        let child = spawn(&mut command, Before { inherit, ..Before::default() }).at("start", tools.qemu.file())?;
+        let child =
+            spawn(&mut command, Before { inherit, ..Before::default() }).at("start", tools.qemu.file())?;
         // Our copies of its ends are closed with the command: only then is its death seen on the sockets.
         drop(command);
         let mut machine = Self { child, qmp: None, port: Some(port), dir: dir.into() };
@@ -95,7 +96,10 @@ impl Machine {
         self.execute("stop", json!({}))?;
         self.ignore_memory()?;
         self.execute("migrate", json!({ "uri": format!("file:{}", state.display()) }))?;
-        self.wait_while("query-migrate", &["none", "setup", "active", "device", "wait-unplug", "pre-switchover"])?;
+        self.wait_while(
+            "query-migrate",
+            &["none", "setup", "active", "device", "wait-unplug", "pre-switchover"],
+        )?;
         let status = self.execute("query-migrate", json!({}))?;
         match status.get("status").and_then(Value::as_str) {
             Some("completed") => Ok(()),
@@ -157,7 +161,10 @@ impl Machine {
         if let Some(status) = status {
             // Memory is a mapped file: a disk without room for it shows as a bus error.
             if status.signal() == Some(7) {
-                return Error::DiskFull { attempt: "write the machine's memory below", path: self.dir.clone() };
+                return Error::DiskFull {
+                    attempt: "write the machine's memory below",
+                    path: self.dir.clone(),
+                };
             }
             what = format!("{what} (QEMU: {status})");
         }

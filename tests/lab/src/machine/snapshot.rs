@@ -50,13 +50,19 @@ impl Snapshot {
     }
 
     /// Gives the snapshot for exactly these inputs, making it when there is none.
-    pub(crate) fn get(store: &Store, assets: &Assets, agent: &Path, memory: u64, progress: &Progress) -> Result<Self, Error> {
+    pub(crate) fn get(
+        store: &Store,
+        assets: &Assets,
+        agent: &Path,
+        memory: u64,
+        progress: &Progress,
+    ) -> Result<Self, Error> {
         let quick = quick_key(assets, agent, memory)?;
         let known = store.path(format!("snapshots/{quick}.key"))?;
-        if let Ok(key) = fs::read_to_string(&known) {
-            if let Some(snapshot) = Self::open(store, &key, memory, progress)? {
-                return Ok(snapshot);
-            }
+        if let Ok(key) = fs::read_to_string(&known)
+            && let Some(snapshot) = Self::open(store, &key, memory, progress)?
+        {
+            return Ok(snapshot);
         }
         let image = build(agent, &assets.tools.busybox, assets.kernel(Version::V6_12))?;
         let key = key(assets, &image, memory)?;
@@ -83,7 +89,14 @@ impl Snapshot {
         Ok(Some(Self { dir, memory, _lock: lock }))
     }
 
-    fn make(store: &Store, assets: &Assets, image: &[u8], key: &str, memory: u64, progress: &Progress) -> Result<Self, Error> {
+    fn make(
+        store: &Store,
+        assets: &Assets,
+        image: &[u8],
+        key: &str,
+        memory: u64,
+        progress: &Progress,
+    ) -> Result<Self, Error> {
         let lock_path = lock_path(store, key)?;
         let lock = Lock::exclusive(&lock_path, progress, "another process that saves a machine")?;
         let dir = store.path(format!("snapshots/{key}"))?;
@@ -132,7 +145,8 @@ fn boot_and_save(assets: &Assets, image: &[u8], memory: u64, dir: &Path) -> Resu
 fn await_ready(machine: &mut Machine) -> Result<(), Error> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let port = machine.take_port()?;
-    let mut link = Link::new(port.into()).map_err(|error| machine.error(format!("cannot be talked to: {error}")))?;
+    let mut link =
+        Link::new(port.into()).map_err(|error| machine.error(format!("cannot be talked to: {error}")))?;
     let limit = Timespec::try_from(BOOT_LIMIT).ok();
     loop {
         let ready = poll(&mut [PollFd::from_borrowed_fd(link.fd(), PollFlags::IN)], limit.as_ref());
@@ -178,7 +192,8 @@ fn quick_key(assets: &Assets, agent: &Path, memory: u64) -> Result<String, Error
 
 fn parts(assets: &Assets, memory: u64) -> Result<Vec<String>, Error> {
     let kernel = assets.kernel(Version::V6_12);
-    let mut parts = vec![identity(&assets.tools.qemu.file())?, identity(&kernel.vmlinux)?, kernel.release.clone()];
+    let mut parts =
+        vec![identity(&assets.tools.qemu.file())?, identity(&kernel.vmlinux)?, kernel.release.clone()];
     parts.extend(hardware().into_iter().map(String::from));
     parts.extend([kernel_command_line().to_string(), memory.to_string(), DISK_SIZE.to_string()]);
     parts.extend(host());

@@ -63,14 +63,21 @@ fn dependencies_come_first_and_once() {
 #[test]
 fn built_in_modules_need_no_file_and_missing_ones_are_named() {
     let files = [("blk.ko", "depends=virtio,ring")];
-    assert_eq!(order(&files, "kernel/virtio/virtio.ko\nkernel/ring.ko\n", &["blk", "virtio"]).unwrap(), ["blk"]);
+    assert_eq!(
+        order(&files, "kernel/virtio/virtio.ko\nkernel/ring.ko\n", &["blk", "virtio"]).unwrap(),
+        ["blk"]
+    );
     let message = order(&files, "kernel/ring.ko\n", &["blk"]).unwrap_err();
     assert!(message.contains("no module virtio there"), "{message}");
 }
 
 #[test]
 fn soft_dependencies_are_loaded_when_there_are_any() {
-    let files = [("ext4.ko", "depends=|softdep=pre: crc32c gone post: after"), ("crc32c.ko", "depends="), ("after.ko", "depends=")];
+    let files = [
+        ("ext4.ko", "depends=|softdep=pre: crc32c gone post: after"),
+        ("crc32c.ko", "depends="),
+        ("after.ko", "depends="),
+    ];
     assert_eq!(order(&files, "", &["ext4"]).unwrap(), ["crc32c", "ext4"]);
 }
 

@@ -24,8 +24,13 @@ fn complaints_become_one_clear_error() {
     let offline = "W: Failed to fetch http://a.example/x  Temporary failure resolving 'a.example'\nE: Some index files failed";
     assert!(matches!(explained(offline), Error::Network { detail } if detail.starts_with("Failed to fetch")));
     assert!(matches!(explained("E: You don't have enough free space in /lab."), Error::DiskFull { .. }));
-    assert!(matches!(explained("E: Write error - write (28: No space left on device)"), Error::DiskFull { .. }));
-    assert!(matches!(explained("E: Unable to locate package x"), Error::Program { detail, .. } if detail.starts_with("Unable")));
+    assert!(matches!(
+        explained("E: Write error - write (28: No space left on device)"),
+        Error::DiskFull { .. }
+    ));
+    assert!(
+        matches!(explained("E: Unable to locate package x"), Error::Program { detail, .. } if detail.starts_with("Unable"))
+    );
     assert!(matches!(explained(""), Error::Program { .. }));
 }
 

@@ -11,7 +11,8 @@ fn assets(dir: &Path) -> Assets {
         vmlinux: dir.join("vmlinux"),
         modules: dir.join("modules"),
     };
-    for file in [&tools.qemu.file(), &tools.busybox, &kernel.vmlinux, &kernel.modules.join("modules.builtin")] {
+    for file in [&tools.qemu.file(), &tools.busybox, &kernel.vmlinux, &kernel.modules.join("modules.builtin")]
+    {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
         fs::write(file, "x").unwrap();
     }
