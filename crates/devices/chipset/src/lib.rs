@@ -1,1 +1,25 @@
 //! The small devices of a PC: serial port, RTC, i8042, ACPI power.
+//!
+//! Each is a struct that guards itself, with plain `read` and `write` that take an offset and the bytes of one guest
+//! access. They are given what they need (an [`Interrupt`](drystone_bus::Interrupt), a
+//! [`Clock`](drystone_bus::Clock)), own no thread, and name no hypervisor.
+//!
+//! Those that a guest finds through ACPI implement [`Aml`](acpi_tables::Aml): terms for the top level of a DSDT or
+//! an SSDT, with absolute names.
+#![forbid(unsafe_code)]
+#![doc = include_str!("../README.md")]
+
+mod aml;
+mod bytes;
+mod i8042;
+mod power;
+mod rtc;
+mod serial;
+
+pub use i8042::{I8042, I8042Port, I8042State};
+pub use power::{AcpiPower, AcpiPowerConfig, AcpiPowerState, AcpiRegisters};
+pub use rtc::{RTC_CENTURY_REGISTER, Rtc, RtcConfig, RtcState};
+pub use serial::{
+    RequestToSend, Serial, SerialConfig, SerialError, SerialInput, SerialOutput, SerialParts, SerialState,
+    Taken,
+};
