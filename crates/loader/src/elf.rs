@@ -40,14 +40,10 @@ pub(crate) fn plan(name: &str, head: &[u8], len: u64, source: &mut Source) -> Re
         let looks_like = "a dynamically linked program".into();
         return Err(KernelError::Format { name: name.into(), looks_like });
     }
-    for s in segments.iter().filter(|s| s.kind == PT_LOAD || s.kind == PT_NOTE) {
-        match s.offset.checked_add(s.file_len) {
-            Some(end) if end <= len => {}
-            end => {
-                let promised = end.unwrap_or(u64::MAX);
-                return Err(KernelError::Truncated { name: name.into(), promised, found: len });
-            }
-        }
+    let in_file = segments.iter().filter(|s| s.kind == PT_LOAD || s.kind == PT_NOTE);
+    let promised = in_file.map(|s| s.offset.saturating_add(s.file_len)).max().unwrap_or(0);
+    if promised > len {
+        return Err(KernelError::Truncated { name: name.into(), promised, found: len });
     }
     let entry = u64_at(head, 0x18).unwrap_or(0);
     place(name, entry, segments.iter().filter(|s| s.kind == PT_LOAD))
@@ -74,12 +70,9 @@ fn read_segments(
         return Err(corrupt(name, format!("it has {count} program headers, a kernel has 1 to {PHDRS_MAX}")));
     }
     let table_len = u64::from(count) * u64::from(PHDR_LEN);
-    match offset.checked_add(table_len) {
-        Some(end) if end <= len => {}
-        end => {
-            let promised = end.unwrap_or(u64::MAX);
-            return Err(KernelError::Truncated { name: name.into(), promised, found: len });
-        }
+    let promised = offset.saturating_add(table_len);
+    if promised > len {
+        return Err(KernelError::Truncated { name: name.into(), promised, found: len });
     }
     let table = source.read_at(offset, table_len as usize).map_err(|cause| KernelError::File {
         name: name.into(),
