@@ -57,6 +57,18 @@ fn an_elf_lies_where_its_segments_ask_and_what_is_not_in_the_file_is_cleared() {
 }
 
 #[test]
+fn no_byte_of_a_large_bss_is_left_out() {
+    let (layout, ram) = guest(8);
+    let len = 3 * CLEAR_LEN + 5;
+    ram.view().memory().write_slice(&vec![0xff; 1 << 20], GuestAddress(LOAD_ADDRESS)).unwrap();
+    let mut image = elf();
+    put(&mut image, ELF_PHDRS + 56 + 0x28, &(0x80 + len as u64).to_le_bytes());
+    LinuxImage::from_bytes(image, "k").unwrap().load(&*ram.view().memory(), &layout).unwrap();
+    let after = read(&ram, LOAD_ADDRESS + 0x1080, len + 1);
+    assert!(after[..len].iter().all(|b| *b == 0) && after[len] == 0xff);
+}
+
+#[test]
 fn an_image_is_loaded_again_after_its_name_was_taken_by_another_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("vmlinuz");

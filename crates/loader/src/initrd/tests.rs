@@ -34,6 +34,8 @@ fn it_shares_no_page_with_what_is_taken() {
     let taken = [6 * MIB..u64::MAX, 2 * MIB..3 * MIB, 5 * MIB..7 * MIB, 5 * MIB..6 * MIB, 20 * MIB..30 * MIB];
     assert_eq!(place(2 * MIB, 8 * MIB, &taken), Ok(3 * MIB));
     assert_eq!(place(2 * MIB + 1, 8 * MIB, &taken), Err(2 * MIB));
+    let nested = [2 * MIB..7 * MIB, 3 * MIB..4 * MIB];
+    assert_eq!(place(2 * MIB, 8 * MIB, &nested), Err(MIB));
     assert_eq!(place(1, 8 * MIB, &one(0..u64::MAX)), Err(0));
     assert_eq!(place(1, 0, &[]), Err(0));
     assert_eq!(place(u64::MAX, u64::MAX, &[]), Err(u64::MAX / PAGE * PAGE - MIB));

@@ -140,9 +140,11 @@ fn check_map(memory: &RamMap, layout: &Layout, entry: &Entry, reserved: &[Range<
 
 fn check_addresses(memory: &RamMap, entry: &Entry, cmdline: &CommandLine, image: &LinuxImage) {
     let field = |offset| -> u32 { memory.read_obj(GuestAddress(entry.boot_params + offset)).unwrap() };
+    let wide = |low, high| u64::from(field(low)) | u64::from(field(high)) << 32;
+    assert_eq!(wide(0x70, 0x74), entry.rsdp.unwrap_or(0));
     let initrd = entry.initrd.clone().unwrap_or(0..0);
-    assert_eq!(u64::from(field(0x218)) | u64::from(field(0x0c0)) << 32, initrd.start);
-    assert_eq!(u64::from(field(0x21c)) | u64::from(field(0x0c4)) << 32, initrd.end - initrd.start);
+    assert_eq!(wide(0x218, 0x0c0), initrd.start);
+    assert_eq!(wide(0x21c, 0x0c4), initrd.end - initrd.start);
     assert!(initrd.is_empty() || initrd.end - 1 <= u64::from(field(0x22c)), "above the kernel's limit");
     assert!(initrd.start.is_multiple_of(PAGE));
     assert!(initrd.end <= entry.kernel.start || entry.kernel.end <= initrd.start);
