@@ -2,5 +2,9 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod console;
+pub mod control;
 pub mod log;
+pub mod machine;
+pub mod monitor;
 pub mod registry;

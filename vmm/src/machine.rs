@@ -3,17 +3,15 @@
 mod board;
 mod devices;
 mod image;
-mod platform;
 
 use crate::config::{Config, Policy};
 use crate::monitor::Handle;
 use board::Board;
-use drystone_bus::Effect;
 use drystone_hypervisor::{Cpuid, Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
-use drystone_lifecycle::{Cause, EventSink, Orchestrator, Part, ResetPolicy, Stage, StateReader};
+use drystone_lifecycle::{EventSink, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
 use drystone_loader::{CmdlineError, CommandLine, Initrd, InitrdError, KernelError, LinuxImage};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
-use drystone_state::{Component, ComponentError};
+use drystone_state::ComponentError;
 use drystone_vcpu::cpuid::{CpuModel, TopologyError};
 use drystone_vcpu::{VcpuError, VcpuSet};
 use image::BootImage;
@@ -22,8 +20,9 @@ use std::sync::{Arc, Mutex};
 
 pub use devices::Console;
 
-/// What every guest is told first: its console is the serial port. The user's parameters come after it, and win.
-const DEFAULT_CMDLINE: &str = "console=ttyS0";
+/// What every guest is told first: its console is the serial port, and there is no PCI bus to look for. The user's
+/// parameters come after it, and win.
+const DEFAULT_CMDLINE: &str = "console=ttyS0 pci=off";
 
 /// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +45,12 @@ pub enum MachineError {
     Vcpu(#[from] VcpuError),
     #[error(transparent)]
     Topology(#[from] TopologyError),
-    /// Loading failed.
+    #[error(transparent)]
+    Lifecycle(#[from] drystone_lifecycle::Error),
     #[error(transparent)]
     Load(ComponentError),
+    #[error(transparent)]
+    Serial(#[from] drystone_chipset::SerialError),
     /// More vCPUs than the host's hypervisor takes.
     #[error("cpus: {asked} virtual CPUs: this host's {hypervisor} has at most {most}")]
     Cpus {
@@ -113,28 +115,31 @@ impl Machine {
         let mapped = map(vm.as_ref(), &ram)?;
 
         let (devices, wires, console) = devices::Devices::new(vm.as_ref())?;
-        let describe = devices.describe(config.cpus);
+        let model = model(&host, config.cpus)?;
+        let describe = devices.describe(model.topology.apic_ids().collect());
         let entry = Mutex::new(None);
         let image = Arc::new(BootImage { ram, layout, kernel, initrd, cmdline, describe, entry });
         image.load().map_err(MachineError::Load)?;
 
-        let made = vcpus(vm.as_ref(), &host, config.cpus)?;
+        let made = vcpus(vm.as_ref(), &host, &model)?;
         let board = Arc::new(Board::new(vm)?);
-        let sink = { let handle = handle.clone(); Arc::new(move |event| handle.vcpu_event(event)) };
+        let sink = {
+            let handle = handle.clone();
+            Arc::new(move |event| handle.vcpu_event(event))
+        };
         let vcpus = Arc::new(VcpuSet::new(made, devices.bus.clone(), sink, image.clone())?);
 
-        let mut parts = devices.parts();
-        parts.push(part(Stage::Vcpus, "vcpus", vcpus.clone()));
-        parts.push(part(Stage::Backends, "board", board));
-        parts.push(part(Stage::Backends, "ram", image));
-        let policy = drystone_lifecycle::Policy::new(policy(config.on_reset), policy(config.on_triple_fault));
-        let orchestrator = Orchestrator::new(parts, policy, events);
+        let mut orchestrator = Orchestrator::new(policy(config), events);
+        orchestrator.add(Stage::Vcpus, "vcpus", vcpus.clone())?;
+        devices.register(&mut orchestrator)?;
+        orchestrator.add(Stage::Devices, "board", board)?;
+        orchestrator.add(Stage::Backends, "ram", image)?;
         Ok((Self { orchestrator, vcpus, devices, _wires: wires, _mapped: mapped }, console))
     }
 
     /// The machine's state, for other threads.
     pub fn state_reader(&self) -> StateReader {
-        self.orchestrator.state_reader()
+        self.orchestrator.reader()
     }
 
     /// Its vCPUs, for counters.
@@ -147,33 +152,31 @@ impl Machine {
     }
 }
 
-fn part(stage: Stage, name: &str, component: Arc<dyn Component>) -> Part {
-    Part { stage, name: name.into(), component }
-}
-
-fn policy(policy: Policy) -> ResetPolicy {
-    match policy {
-        Policy::Reset => ResetPolicy::Reset,
-        Policy::Stop => ResetPolicy::Stop,
-    }
-}
-
-/// Why a machine ends when it ends over `effect`.
-pub(crate) fn cause_of(effect: Effect) -> Cause {
-    match effect {
-        Effect::Reset => Cause::GuestReset,
-        _ => Cause::GuestPowerOff,
-    }
+fn policy(config: &Config) -> drystone_lifecycle::Policy {
+    let mut policy = drystone_lifecycle::Policy::default();
+    policy.on_reset = match config.on_reset {
+        Policy::Reset => OnReset::Reset,
+        Policy::Stop => OnReset::Stop,
+    };
+    policy.on_triple_fault = match config.on_triple_fault {
+        Policy::Reset => OnTripleFault::Reset,
+        Policy::Stop => OnTripleFault::Stop,
+    };
+    policy
 }
 
 fn map(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<Guard>, drystone_hypervisor::Error> {
     ram.regions().into_iter().map(|region| vm.map_memory(region, MapOptions::default())).collect()
 }
 
-fn vcpus(vm: &dyn Vm, host: &Cpuid, count: u32) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
+fn model(host: &Cpuid, cpus: u32) -> Result<CpuModel, TopologyError> {
     const TSC_DEADLINE: u32 = 1 << 24;
-    let mut model = CpuModel::new(count)?;
+    let mut model = CpuModel::new(cpus)?;
     model.tsc_deadline = host.get(1, 0).is_some_and(|leaf| leaf.ecx & TSC_DEADLINE != 0);
+    Ok(model)
+}
+
+fn vcpus(vm: &dyn Vm, host: &Cpuid, model: &CpuModel) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
     let make = |id| {
         let mut vcpu = vm.create_vcpu(id)?;
         vcpu.set_cpuid(&model.for_vcpu(host, id))?;

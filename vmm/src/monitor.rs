@@ -3,7 +3,7 @@
 
 use crate::machine::Machine;
 use drystone_hypervisor::RunError;
-use drystone_lifecycle::{Cause, LifecycleError, Outcome, State, Verb};
+use drystone_lifecycle::{Cause, Error, State, Verb};
 use drystone_vcpu::{VcpuEvent, VcpuEventKind};
 use std::sync::mpsc::{self, Receiver, Sender};
 
@@ -22,7 +22,7 @@ pub enum Request {
 pub enum RequestError {
     /// The state does not allow it, or a part failed.
     #[error(transparent)]
-    Lifecycle(#[from] LifecycleError),
+    Lifecycle(#[from] Error),
     /// The button of a machine that does not run.
     #[error("cannot press the power button of a machine that is {0}")]
     NotRunning(State),
@@ -81,73 +81,82 @@ pub struct End {
     /// Why.
     pub cause: Cause,
     /// What the user can do about it; may be empty.
-    pub hint: String,
-}
-
-impl From<Cause> for End {
-    fn from(cause: Cause) -> Self {
-        Self { cause, hint: String::new() }
-    }
+    pub hint: &'static str,
 }
 
 impl Mailbox {
     /// Boots `machine` and serves it until it ends. When this returns, no vCPU runs any more.
     ///
     /// # Errors
-    /// [`LifecycleError`] when it cannot be booted.
-    pub fn serve(self, mut machine: Machine) -> Result<End, LifecycleError> {
-        machine.orchestrator.act(Verb::Boot)?;
-        // Every sender gone means that nobody can ask for anything, not even for an end: so does this thread's own.
-        let mut end = None;
-        while end.is_none() {
-            end = match self.0.recv() {
-                Ok(message) => handle(&mut machine, message),
-                Err(_) => Some(Cause::Operator.into()),
-            };
+    /// [`Error`] when it cannot be booted.
+    pub fn serve(self, mut machine: Machine) -> Result<End, Error> {
+        let reader = machine.orchestrator.reader();
+        let mut hint = "";
+        machine.orchestrator.boot()?;
+        while reader.state() != State::Stopped {
+            match self.0.recv() {
+                Ok(message) => hint = handle(&mut machine, message),
+                // Nobody is left who could ask for anything, not even for an end.
+                Err(_) => machine.orchestrator.stop(Cause::Operator),
+            }
         }
-        // A machine that does not pause (a device that hangs) is ended all the same: its threads go with the process.
-        let end = end.unwrap_or_else(|| Cause::Operator.into());
-        let _ = machine.orchestrator.end(end.cause.clone());
         machine.vcpus.stop();
-        Ok(end)
+        Ok(End { cause: reader.wait_stopped(), hint })
     }
 }
 
-/// Some(_) when the machine has ended, or must.
-fn handle(machine: &mut Machine, message: Message) -> Option<End> {
+/// Does what a message asks for. Returns a hint for the user, should the machine have ended over it.
+fn handle(machine: &mut Machine, message: Message) -> &'static str {
     match message {
-        Message::End(cause) => Some(cause.into()),
-        Message::Vcpu(event) if !machine.vcpus.is_current(&event) => None,
-        Message::Vcpu(event) => {
-            let outcome = match event.kind {
-                VcpuEventKind::Effect(effect) => {
-                    let cause = crate::machine::cause_of(effect);
-                    machine.orchestrator.apply(effect).map(|outcome| (outcome, cause))
-                }
-                VcpuEventKind::TripleFault => {
-                    machine.orchestrator.triple_fault().map(|outcome| (outcome, Cause::TripleFault))
-                }
-                VcpuEventKind::Halted => Ok((Outcome::Ended, Cause::Halted)),
-                VcpuEventKind::Fault(error) => return Some(fault(&error)),
-                other => return Some(Cause::Fault(format!("vCPU {}: {other:?}", event.id)).into()),
-            };
-            match outcome {
-                Ok((Outcome::Continues, _)) => None,
-                Ok((Outcome::Ended, cause)) => Some(cause.into()),
-                Err(error) => Some(Cause::Fault(error.to_string()).into()),
-            }
-        }
+        Message::End(cause) => machine.orchestrator.stop(cause),
+        Message::Vcpu(event) if machine.vcpus.is_current(&event) => return vcpu_event(machine, event),
+        Message::Vcpu(_) => {}
         Message::Request(request, answer) => {
-            let result = match request {
-                Request::Life(verb) => machine.orchestrator.act(verb).map_err(RequestError::from),
-                Request::PowerButton => press_power_button(machine),
-            };
-            let ended = machine.orchestrator.state() == State::Stopped;
+            let done = follow(machine, request);
             // Whoever asked may have gone away meanwhile.
-            let _ = answer.send(result.map(|()| machine.orchestrator.state()));
-            ended.then(|| Cause::Operator.into())
+            let _ = answer.send(done.map(|()| machine.orchestrator.state()));
         }
     }
+    ""
+}
+
+fn follow(machine: &mut Machine, request: Request) -> Result<(), RequestError> {
+    let orchestrator = &mut machine.orchestrator;
+    match request {
+        Request::Life(Verb::Boot) => orchestrator.boot()?,
+        Request::Life(Verb::Pause) => orchestrator.pause()?,
+        Request::Life(Verb::Resume) => orchestrator.resume()?,
+        Request::Life(Verb::Reset) => orchestrator.reset(Cause::Operator)?,
+        Request::Life(Verb::Stop) => orchestrator.stop(Cause::Operator),
+        Request::PowerButton => press_power_button(machine)?,
+    }
+    Ok(())
+}
+
+fn vcpu_event(machine: &mut Machine, event: VcpuEvent) -> &'static str {
+    let orchestrator = &mut machine.orchestrator;
+    let done = match &event.kind {
+        VcpuEventKind::Effect(effect) => orchestrator.apply(*effect),
+        VcpuEventKind::TripleFault => orchestrator.triple_fault(),
+        VcpuEventKind::Fault(error) => {
+            orchestrator.stop(Cause::Fault(error.to_string()));
+            return hint(error);
+        }
+        VcpuEventKind::Halted => {
+            let what = format!("vCPU {} halted, and nothing can wake it", event.id);
+            orchestrator.stop(Cause::Fault(what));
+            Ok(())
+        }
+        other => {
+            orchestrator.stop(Cause::Fault(format!("vCPU {}: {other:?}", event.id)));
+            Ok(())
+        }
+    };
+    if let Err(error) = done {
+        // What the guest asked for cannot be had: it must not go on as if it had never asked.
+        orchestrator.stop(Cause::Fault(error.to_string()));
+    }
+    ""
 }
 
 fn press_power_button(machine: &Machine) -> Result<(), RequestError> {
@@ -160,13 +169,12 @@ fn press_power_button(machine: &Machine) -> Result<(), RequestError> {
     }
 }
 
-fn fault(error: &RunError) -> End {
-    let hint = match error {
+fn hint(error: &RunError) -> &'static str {
+    match error {
         RunError::Emulation { .. } => {
             "this host's KVM interprets the guest's kernel in software and lacks that instruction; a machine with \
              hardware virtualisation runs it, and so does the lab: `cargo boot`, `cargo lab`"
         }
         _ => "",
-    };
-    End { cause: Cause::Fault(error.to_string()), hint: hint.into() }
+    }
 }

@@ -1,0 +1,127 @@
+use super::MachineError;
+use super::image::Describe;
+use drystone_bus::{Bus, SystemClock};
+use drystone_chipset::{
+    AcpiPower, AcpiPowerConfig, I8042, Rtc, RtcConfig, Serial, SerialConfig, SerialInput, SerialOutput,
+};
+use drystone_hypervisor::{Guard, Vm};
+use drystone_lifecycle::{Orchestrator, Stage};
+use drystone_loader::AcpiConfig;
+use drystone_loader::acpi::{
+    AmlPart, InterruptOverride, Polarity, Register, ResetRegister, SleepRegisters, Trigger,
+};
+use std::sync::Arc;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+/// The host's ends of the guest's serial console.
+pub struct Console {
+    /// Where bytes for the guest go in.
+    pub input: SerialInput,
+    /// Where bytes from the guest come out; `Closed` once the machine is gone.
+    pub output: SerialOutput,
+}
+
+/// The machine's devices, on their buses.
+pub(super) struct Devices {
+    pub(super) bus: Arc<Bus>,
+    serial: Arc<Serial>,
+    rtc: Arc<Rtc>,
+    i8042: Arc<I8042>,
+    power: Arc<AcpiPower>,
+}
+
+impl Devices {
+    /// Makes them, and wires their interrupts to `vm` for as long as the guards live.
+    pub(super) fn new(vm: &dyn Vm) -> Result<(Self, Vec<Guard>, Console), MachineError> {
+        let (serial_config, power_config) = (SerialConfig::default(), AcpiPowerConfig::default());
+        let (serial_event, serial_wire) = wire(vm, serial_config.irq)?;
+        let (power_event, power_wire) = wire(vm, power_config.gsi)?;
+
+        let serial = Serial::build(serial_config, Arc::new(serial_event))?;
+        let console = Console { input: serial.input, output: serial.output };
+        let devices = Self {
+            bus: Arc::default(),
+            serial: Arc::new(serial.serial),
+            rtc: Arc::new(Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()))),
+            i8042: Arc::new(I8042::new()),
+            power: Arc::new(AcpiPower::new(power_config, Arc::new(power_event))),
+        };
+        devices.put_on_bus()?;
+        Ok((devices, vec![serial_wire, power_wire], console))
+    }
+
+    fn put_on_bus(&self) -> Result<(), MachineError> {
+        let pio = &self.bus.pio;
+        pio.insert(self.serial.config().base.into(), Serial::LEN, self.serial.clone())?;
+        pio.insert(Rtc::BASE.into(), Rtc::LEN, self.rtc.clone())?;
+        pio.insert(I8042::DATA_PORT.into(), 1, Arc::new(self.i8042.data_port()))?;
+        pio.insert(I8042::COMMAND_PORT.into(), 1, Arc::new(self.i8042.command_port()))?;
+        pio.insert(self.power.config().base.into(), AcpiPower::LEN, self.power.clone())?;
+        Ok(())
+    }
+
+    /// Hands them to the orchestrator, in the order of pausing.
+    pub(super) fn register(&self, orchestrator: &mut Orchestrator) -> Result<(), MachineError> {
+        orchestrator.add(Stage::Devices, "serial0", self.serial.clone())?;
+        orchestrator.add(Stage::Devices, "rtc", self.rtc.clone())?;
+        orchestrator.add(Stage::Devices, "i8042", self.i8042.clone())?;
+        orchestrator.add(Stage::Devices, "acpi-power", self.power.clone())?;
+        Ok(())
+    }
+
+    /// How the guest is told of them, and of `cpus` processors.
+    pub(super) fn describe(&self, apic_ids: Vec<u32>) -> Describe {
+        let (serial, rtc, power) = (self.serial.clone(), self.rtc.clone(), self.power.clone());
+        Box::new(move |take| {
+            let registers = power.registers();
+            take(&AcpiConfig {
+                apic_ids: &apic_ids,
+                // The event device has the line that on a PC is level-triggered; ours is an edge, as its AML says.
+                overrides: &[InterruptOverride {
+                    isa_irq: 9,
+                    gsi: 9,
+                    polarity: Polarity::High,
+                    trigger: Trigger::Edge,
+                }],
+                dual_8259: true,
+                reset: Some(ResetRegister {
+                    register: Register::Port(registers.reset),
+                    value: registers.reset_value,
+                }),
+                sleep: Some(SleepRegisters {
+                    control: Register::Port(registers.sleep_control),
+                    status: Register::Port(registers.sleep_status),
+                }),
+                cmos_rtc: true,
+                // It is there for its reset line alone; a guest that is told of it would probe for a keyboard.
+                i8042: false,
+                legacy_devices: true,
+                aml: &[
+                    AmlPart::Root(serial.as_ref()),
+                    AmlPart::Root(rtc.as_ref()),
+                    AmlPart::Root(power.as_ref()),
+                ],
+                tables: &[],
+            });
+        })
+    }
+
+    pub(super) fn press_power_button(&self) {
+        self.power.press_power_button();
+    }
+}
+
+impl Drop for Devices {
+    /// The console's ends may outlive the machine: they must not wait for a guest that is gone.
+    fn drop(&mut self) {
+        self.serial.finish();
+    }
+}
+
+/// An event that pulses an interrupt line.
+fn wire(vm: &dyn Vm, line: u32) -> Result<(EventFd, Guard), MachineError> {
+    let event =
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|cause| MachineError::Event { line, cause })?;
+    let guard = vm.register_irqfd(&event, line)?;
+    Ok((event, guard))
+}
