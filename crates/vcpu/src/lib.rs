@@ -1,6 +1,7 @@
 //! Virtual CPUs above a hypervisor: what they are ([`cpuid`]), where they begin ([`boot`]), and the threads that run
 //! them ([`VcpuSet`]).
 #![forbid(unsafe_code)]
+#![doc = include_str!("../README.md")]
 
 pub mod boot;
 mod counters;

@@ -2,7 +2,7 @@
 //! the library compiles, here over loom's mutex and condition variable.
 //!
 //! A lost request shows as a deadlock, and a guest that runs while it is paused as a concurrent access to `ram`.
-#![allow(missing_docs, dead_code)]
+#![allow(missing_docs, dead_code, clippy::unwrap_used)]
 
 #[path = "../src/gate.rs"]
 mod gate;

@@ -1,4 +1,6 @@
 use super::*;
+use drystone_hypervisor::fake::FakeHypervisor;
+use drystone_hypervisor::{Hypervisor, VmConfig};
 use vm_memory::GuestMemoryMmap;
 
 fn memory(len: usize) -> GuestMemoryMmap {
@@ -82,4 +84,22 @@ fn memory_that_is_too_small_is_named() {
     assert!(error.starts_with("boot page table at 0x9000: cannot write to guest memory: "), "{error}");
     assert!(write_tables(&memory(0xe000)).is_err());
     assert!(write_tables(&memory(0xf000)).is_ok());
+}
+
+#[test]
+fn only_the_boot_processor_starts_and_all_have_the_same_memory_types() {
+    let vm = FakeHypervisor::new(|_| ()).create_vm(&VmConfig::default()).unwrap();
+    for id in 0..3 {
+        let mut vcpu = vm.create_vcpu(id).unwrap();
+        let (regs, sregs) = (vcpu.regs().unwrap(), vcpu.sregs().unwrap());
+        LinuxBoot::new(0x20_0200).apply(vcpu.as_mut()).unwrap();
+        if id == 0 {
+            assert_eq!(vcpu.regs().unwrap(), linux_regs(0x20_0200, 0x7000));
+            assert_eq!(vcpu.sregs().unwrap(), long_mode_sregs(&sregs));
+        } else {
+            assert_eq!((vcpu.regs().unwrap(), vcpu.sregs().unwrap()), (regs, sregs));
+        }
+        let msrs: Vec<_> = vcpu.msrs(&[0x2ff, 0x1a0]).unwrap().iter().map(|m| m.value).collect();
+        assert_eq!(msrs, [0x806, 1], "vCPU {id}: MTRRs on and write-back, not fixed ones; fast strings");
+    }
 }

@@ -11,9 +11,7 @@ use drystone_hypervisor::{Cpuid, CpuidEntry};
 #[non_exhaustive]
 pub enum TopologyError {
     /// No socket, no core or no thread.
-    #[error(
-        "a machine needs at least one vCPU: {sockets} sockets of {cores} cores of {threads} threads are none"
-    )]
+    #[error("a machine needs at least one vCPU: sockets {sockets}, cores {cores}, threads {threads}")]
     None {
         /// Sockets asked for.
         sockets: u32,
@@ -24,7 +22,7 @@ pub enum TopologyError {
     },
     /// The largest local APIC ID would not fit into the 8 bits that it has.
     #[error(
-        "{sockets} sockets of {cores} cores of {threads} threads: their local APIC IDs go past the last one, {}",
+        "too many vCPUs: sockets {sockets}, cores {cores}, threads {threads}: local APIC IDs end at {}",
         Topology::LAST_APIC_ID
     )]
     TooMany {
