@@ -4,6 +4,7 @@
 //! It knows no vCPU, no device and no control socket: only the [`Component`](drystone_state::Component) contract, and the
 //! [`Effect`](drystone_bus::Effect)s by which a guest asks for its own reset or end.
 #![forbid(unsafe_code)]
+#![doc = include_str!("../README.md")]
 
 mod error;
 mod event;

@@ -1,10 +1,7 @@
 /// What is done when the guest does something final.
 ///
-/// With the feature `serde` it can be part of a configuration: names in snake_case, unknown ones refused, absent
-/// ones as in [`Policy::default`].
+/// Made by changing [`Policy::default`]; how it is written in a configuration is the affair of whoever has one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Policy {
     /// The guest asks for a reset.
@@ -16,8 +13,6 @@ pub struct Policy {
 
 /// What is done when the guest asks for a reset.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum OnReset {
     /// It starts again from the beginning, as on real hardware.
@@ -29,8 +24,6 @@ pub enum OnReset {
 
 /// What is done after a triple fault.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum OnTripleFault {
     /// The machine ends: a guest that fails while it boots would fail for ever.
