@@ -1,6 +1,8 @@
 //! A virtual machine monitor for Linux guests, composed of the drystone crates.
 #![forbid(unsafe_code)]
 
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod console;
 pub mod control;
@@ -8,3 +10,4 @@ pub mod log;
 pub mod machine;
 pub mod monitor;
 pub mod registry;
+pub mod run;

@@ -34,7 +34,7 @@ fn a_claim_is_listed_while_it_lives_and_leaves_nothing() {
         socket: registry.root().join("web/control.sock"),
     };
     assert_eq!(claim.socket(), entry.socket);
-    assert_eq!(registry.list().unwrap(), [entry.clone()]);
+    assert_eq!(registry.list().unwrap(), std::slice::from_ref(&entry));
     assert_eq!(registry.find(&id("web")).unwrap(), Some(entry));
     assert_eq!(registry.find(&id("other")).unwrap(), None);
     for file in [claim.socket(), claim.log()] {

@@ -1,0 +1,111 @@
+//! The command line.
+
+mod args;
+mod machines;
+
+use crate::config::ConfigError;
+use crate::control::Verb;
+use crate::registry::Registry;
+use crate::run::{self, ExitStatus, RunError};
+use args::{Cli, Command, IdArgs, RunArgs};
+use clap::Parser;
+use clap::error::ErrorKind;
+use machines::CommandError;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+
+/// Does what the command line says, prints what there is to say, and returns the exit code.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
+    let status = match Cli::try_parse_from(args) {
+        Ok(cli) => command(cli.command),
+        Err(e) => unparsed(&e),
+    };
+    if let Some(message) = status.message {
+        complain(&message);
+    }
+    status.code
+}
+
+fn command(command: Command) -> ExitStatus {
+    let act = |id: IdArgs, verb| speak(|registry, _| machines::act(registry, id.id.as_ref(), verb));
+    match command {
+        Command::Run(args) => run(&args),
+        Command::Ls(args) => speak(|registry, out| machines::ls(registry, args.json, out)),
+        Command::Info(args) => {
+            speak(|registry, out| machines::info(registry, args.id.id.as_ref(), args.json.json, out))
+        }
+        Command::Pause(id) => act(id, Verb::Pause),
+        Command::Resume(id) => act(id, Verb::Resume),
+        Command::Power(id) => act(id, Verb::Power),
+        Command::Reset(id) => act(id, Verb::Reset),
+        Command::Stop(id) => act(id, Verb::Stop),
+    }
+}
+
+fn run(args: &RunArgs) -> ExitStatus {
+    let usage = |e: ConfigError| ExitStatus { code: ExitStatus::USAGE, message: Some(e.to_string()) };
+    let config = match args.config() {
+        Ok(config) => config,
+        Err(e @ ConfigError::Read { .. }) => return ExitStatus::error(e),
+        Err(e) => return usage(e),
+    };
+    if args.dump_config {
+        return printed(|out| Ok(out.write_all(config.to_toml().as_bytes())?));
+    }
+    run::run(&config).unwrap_or_else(|e| match e {
+        RunError::Config(e) => usage(e),
+        e => ExitStatus::error(e),
+    })
+}
+
+fn speak(command: impl FnOnce(&Registry, &mut io::Stdout) -> Result<(), CommandError>) -> ExitStatus {
+    printed(|out| command(&Registry::from_env()?, out))
+}
+
+fn printed(print: impl FnOnce(&mut io::Stdout) -> Result<(), CommandError>) -> ExitStatus {
+    let mut out = io::stdout();
+    let done = print(&mut out).and_then(|()| Ok(out.flush()?));
+    match done {
+        // Whoever reads has seen enough: `drystone ls | head -1`.
+        Err(CommandError::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitStatus::ok(),
+        done => done.map_or_else(ExitStatus::error, |()| ExitStatus::ok()),
+    }
+}
+
+/// Help and version go to stdout, anything else is one line.
+fn unparsed(e: &clap::Error) -> ExitStatus {
+    match e.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody is there to be told that the help cannot be printed.
+            let _ = e.print();
+            ExitStatus::ok()
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = e.print();
+            ExitStatus { code: ExitStatus::USAGE, message: None }
+        }
+        _ => {
+            let text = e.render().to_string();
+            // clap explains in paragraphs: what is wrong, tips, usage.
+            let paragraphs = text.split("\n\n").take_while(|p| !p.trim_start().starts_with("Usage:"));
+            let lines = paragraphs.flat_map(str::lines).map(str::trim).filter(|l| !l.is_empty());
+            let lines = lines.filter(|l| !l.starts_with("For more information"));
+            let line = lines.collect::<Vec<_>>().join("; ").replace(":; ", ": ");
+            let line = line.strip_prefix("error: ").unwrap_or(&line);
+            ExitStatus { code: ExitStatus::USAGE, message: Some(format!("{line} (see drystone --help)")) }
+        }
+    }
+}
+
+/// One line on stderr; its beginning is red on a terminal.
+fn complain(message: &str) {
+    let mut err = io::stderr().lock();
+    let red = err.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let name = if red { "\x1b[31mdrystone:\x1b[0m" } else { "drystone:" };
+    // A message may quote a path or a file; a terminal must not obey it.
+    let message: String = message
+        .chars()
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+        .collect();
+    let _ = writeln!(err, "{name} {message}");
+}

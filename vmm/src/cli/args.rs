@@ -1,0 +1,169 @@
+use crate::config::{
+    ByteSize, Config, ConfigError, ConsoleConfig, HugePages, MAX_CPUS, MemoryBacking, Policy,
+};
+use crate::log::Level;
+use crate::registry::VmId;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+const AFTER_HELP: &str = "\
+Examples:
+  drystone run --kernel vmlinuz --initrd initrd.cpio           a shell, if the initrd has one
+  drystone run --kernel vmlinuz --cpus 4 --memory 2G --id web --cmdline 'quiet'
+  drystone run --config vm.toml --cpus 2                       flags win over the file
+  drystone ls                                                  what runs
+  drystone pause web; drystone info web; drystone resume web
+
+In a terminal the guest's serial console has the keyboard. Its escape key is Ctrl-A:
+  Ctrl-A x  stop the machine and leave      Ctrl-A p  press the power button
+  Ctrl-A a  send Ctrl-A to the guest        Ctrl-A h  help
+
+Exit codes:
+  0    the guest powered off, or was asked to stop
+  1    error: the machine could not be made or asked
+  2    usage: the command line or the configuration makes no sense
+  3    the guest crashed (triple fault)
+  4    the guest cannot go on, for example because the host cannot run its instruction
+  5    the guest asked for a reset, and on_reset is stop
+  128+n  ended by signal n (SIGTERM: 143, SIGINT: 130, SIGHUP: 129)
+
+Files:
+  A running machine has a directory DIR/ID with control.sock, log, pid and lock. DIR is $DRYSTONE_RUNTIME_DIR,
+  else $XDG_RUNTIME_DIR/drystone, else /run/user/UID/drystone, else /tmp/drystone-UID. It is removed when the
+  machine ends; what a killed one leaves is removed by the next command that meets it.";
+
+/// Runs Linux guests in virtual machines, and speaks to those that run.
+#[derive(Debug, Parser)]
+#[command(name = "drystone", version, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run a machine, with its serial console in this terminal, until it ends
+    Run(Box<RunArgs>),
+    /// List the machines that run
+    Ls(JsonArgs),
+    /// Say what is known of a machine
+    Info(InfoArgs),
+    /// Make a machine stand still
+    Pause(IdArgs),
+    /// Let a paused machine go on
+    Resume(IdArgs),
+    /// Press a machine's power button, which its guest may heed
+    Power(IdArgs),
+    /// Start a machine's guest again, in place
+    Reset(IdArgs),
+    /// End a machine at once, as if the plug were pulled, and wait until it is gone
+    Stop(IdArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct IdArgs {
+    /// The machine's name; may be left out when exactly one runs
+    pub id: Option<VmId>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct JsonArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct InfoArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+const RUN_HELP: &str = "\
+A configuration file is TOML with the same names, for example:
+  kernel = \"vmlinuz\"          # paths are relative to the file
+  initrd = \"initrd.cpio\"
+  cmdline = \"quiet\"
+  cpus = 2
+  memory = \"1G\"               # or a table: [memory] size, backing, huge_pages
+
+drystone --help explains the escape key, the exit codes and where files are.";
+
+#[derive(Debug, Args)]
+#[command(after_help = RUN_HELP)]
+pub(super) struct RunArgs {
+    /// Read the configuration from a TOML file; other flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Name of the machine: up to 63 of a-z, 0-9, '-', '_', '.' [default: made up]
+    #[arg(long)]
+    pub id: Option<VmId>,
+    /// A bzImage or an ELF kernel
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// The initial RAM file system
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line, after console=ttyS0
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub cmdline: Option<String>,
+    #[arg(long, value_name = "N", help = format!("Virtual CPUs, 1 to {MAX_CPUS} [default: 1]"))]
+    pub cpus: Option<u32>,
+    /// Guest RAM with a unit (K, M, G: powers of 1024) [default: 512M]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<ByteSize>,
+    /// What guest RAM is made of [default: anonymous]
+    #[arg(long, value_name = "KIND")]
+    pub memory_backing: Option<MemoryBacking>,
+    /// Advice to the host on huge pages [default: host]
+    #[arg(long, value_name = "ADVICE")]
+    pub huge_pages: Option<HugePages>,
+    /// The guest's serial console: stdio, none, or file:PATH for its output [default: stdio]
+    #[arg(long, value_name = "WHERE")]
+    pub console: Option<ConsoleConfig>,
+    /// What a reset by the guest does [default: reset]
+    #[arg(long, value_name = "POLICY")]
+    pub on_reset: Option<Policy>,
+    /// What a triple fault of the guest does [default: stop]
+    #[arg(long, value_name = "POLICY")]
+    pub on_triple_fault: Option<Policy>,
+    /// The least grave messages that are logged [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<Level>,
+    /// Where the log goes [default: in the machine's runtime directory, while it runs]
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+    /// Print the configuration that would be run, as a file, and end
+    #[arg(long)]
+    pub dump_config: bool,
+}
+
+impl RunArgs {
+    /// The file, if there is one, with the flags over it.
+    pub fn config(&self) -> Result<Config, ConfigError> {
+        fn set<T: Clone>(field: &mut T, flag: &Option<T>) {
+            if let Some(value) = flag {
+                *field = value.clone();
+            }
+        }
+        let mut config = self.config.as_deref().map(Config::from_file).transpose()?.unwrap_or_default();
+        set(&mut config.id, &self.id.as_ref().map(|id| Some(id.to_string())));
+        set(&mut config.kernel, &self.kernel);
+        set(&mut config.initrd, &self.initrd.clone().map(Some));
+        set(&mut config.cmdline, &self.cmdline);
+        set(&mut config.cpus, &self.cpus);
+        set(&mut config.memory.size, &self.memory);
+        set(&mut config.memory.backing, &self.memory_backing);
+        set(&mut config.memory.huge_pages, &self.huge_pages);
+        set(&mut config.console, &self.console);
+        set(&mut config.on_reset, &self.on_reset);
+        set(&mut config.on_triple_fault, &self.on_triple_fault);
+        set(&mut config.log_level, &self.log_level);
+        set(&mut config.log_file, &self.log_file.clone().map(Some));
+        config.validate()?;
+        Ok(config)
+    }
+}

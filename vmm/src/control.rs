@@ -1,0 +1,25 @@
+//! The control socket: HTTP/1.1 over a unix socket, for the user who runs the machine.
+//!
+//! | request | what |
+//! |---|---|
+//! | `GET /v1` | the routes |
+//! | `GET /v1/vm` | [`Info`] |
+//! | `PUT /v1/vm/pause`, `resume`, `power`, `reset`, `stop` | a [`Verb`]; the answer is the [`Info`] afterwards |
+//!
+//! Bodies are JSON. An error is `{"error": "…"}` with the status that fits; a request that is no HTTP gets a status
+//! alone. [`Limits`] bound what a peer can take up.
+
+pub mod fuzz;
+mod info;
+mod limits;
+mod routes;
+mod serve;
+mod server;
+#[cfg(test)]
+mod tests;
+mod verbs;
+
+pub use info::{Info, VmState};
+pub use limits::Limits;
+pub use server::{ServeError, Server};
+pub use verbs::{Verb, VerbError, Verbs};

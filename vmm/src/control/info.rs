@@ -1,0 +1,71 @@
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What is known of a running machine: the answer to `GET /v1/vm`.
+///
+/// A client ignores fields that it does not know: later versions may say more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Info {
+    /// Its name.
+    pub id: String,
+    /// Its process.
+    pub pid: u32,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// How many virtual CPUs it has.
+    pub cpus: u32,
+    /// Guest RAM in bytes.
+    pub memory_bytes: u64,
+    /// Time since it was started, pauses included, in milliseconds.
+    pub uptime_ms: u64,
+    /// Version of the `drystone` that runs it.
+    pub version: String,
+    /// How often the guest was reset.
+    #[serde(default)]
+    pub resets: u64,
+    /// Exits from the guest by kind, since the start.
+    #[serde(default)]
+    pub exits: BTreeMap<String, u64>,
+}
+
+/// Where a machine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum VmState {
+    /// Its parts are there or being made; the guest has not run.
+    Built,
+    /// The guest runs.
+    Running,
+    /// The guest stands still.
+    Paused,
+    /// The guest has ended.
+    Stopped,
+    /// A state that a later version knows.
+    #[serde(other)]
+    Unknown,
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Built => "built",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+impl From<drystone_lifecycle::State> for VmState {
+    fn from(state: drystone_lifecycle::State) -> Self {
+        match state {
+            drystone_lifecycle::State::Built => Self::Built,
+            drystone_lifecycle::State::Running => Self::Running,
+            drystone_lifecycle::State::Paused => Self::Paused,
+            drystone_lifecycle::State::Stopped => Self::Stopped,
+        }
+    }
+}

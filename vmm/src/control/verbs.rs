@@ -1,0 +1,72 @@
+use super::Info;
+use std::fmt;
+use std::str::FromStr;
+
+/// What can be asked of a running machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// Make it stand still.
+    Pause,
+    /// Let it go on.
+    Resume,
+    /// Press its power button; what comes of that is the guest's business.
+    Power,
+    /// Start the guest again, in place.
+    Reset,
+    /// End it at once, as if the plug were pulled.
+    Stop,
+}
+
+impl Verb {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Pause, Self::Resume, Self::Power, Self::Reset, Self::Stop];
+
+    /// The word in a URL and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Power => "power",
+            Self::Reset => "reset",
+            Self::Stop => "stop",
+        }
+    }
+}
+
+impl FromStr for Verb {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        Self::ALL.into_iter().find(|v| v.as_str() == word).ok_or(())
+    }
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a verb was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerbError {
+    /// It makes no sense in the machine's state: answered with status 409.
+    #[error("{0}")]
+    Illegal(String),
+    /// It was tried and failed: answered with status 500.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A machine as the control socket sees it. Called from several threads at once.
+pub trait Verbs: Send + Sync {
+    /// What is known now. Does not wait for a verb that is being carried out.
+    fn info(&self) -> Info;
+
+    /// Carries out `verb` and says how things are then. May take its time.
+    ///
+    /// # Errors
+    /// [`VerbError::Illegal`] when it makes no sense now, [`VerbError::Failed`] when it did not work.
+    fn act(&self, verb: Verb) -> Result<Info, VerbError>;
+}

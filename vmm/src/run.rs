@@ -1,0 +1,230 @@
+//! Running a machine from its configuration to its end: name, log, machine, control socket, terminal, signals.
+
+mod console;
+mod engine;
+mod exit;
+mod kvm;
+mod panic;
+mod signals;
+
+pub use console::ConsoleError;
+pub use engine::{Built, Engine};
+pub use exit::ExitStatus;
+pub use kvm::KvmEngine;
+
+use crate::config::{Config, ConfigError, ConsoleConfig};
+use crate::console::{Escape, Terminal};
+use crate::control::{Limits, ServeError, Server, Verb, Verbs};
+use crate::log::Log;
+use crate::monitor::End;
+use crate::registry::{Claim, Registry, RegistryError};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// A machine that was told to end gets so long; then the process ends without it.
+const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// Why a machine was not run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The configuration makes no sense.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// There is no directory for it, or its name is taken.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The log cannot be written.
+    #[error("log {}: cannot open: {cause}", path.display())]
+    Log {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        cause: io::Error,
+    },
+    /// The machine cannot be made.
+    #[error("{0}")]
+    Machine(String),
+    /// There is no control socket.
+    #[error(transparent)]
+    Control(#[from] ServeError),
+    /// There is no console.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// The host gives no thread or no descriptor.
+    #[error("cannot {attempt}: {cause}")]
+    Host {
+        /// What was tried.
+        attempt: &'static str,
+        /// What the host said.
+        cause: io::Error,
+    },
+}
+
+/// What the thread that runs a machine waits for.
+enum Event {
+    /// A signal that means the end.
+    Signal(i32),
+    /// The user's wish.
+    Escape(Escape),
+    /// Some thread panicked: this program has a bug.
+    Panic,
+    /// The machine has ended and is gone.
+    Ended(Result<End, String>),
+}
+
+/// Runs a machine on `/dev/kvm` and returns when it has ended: [`run_with`] the [`KvmEngine`].
+///
+/// # Errors
+/// [`RunError`]; nothing is left behind.
+pub fn run(config: &Config) -> Result<ExitStatus, RunError> {
+    run_with(config, &KvmEngine)
+}
+
+/// Runs a machine that `engine` makes, and returns when it has ended.
+///
+/// It belongs to the process: it serves its signals, its panics, its terminal. While it runs the machine is listed in
+/// the registry that the environment names. However it ends, the terminal is as it was, and the directory is gone.
+///
+/// # Errors
+/// [`RunError`] when there is nothing to run; nothing is left behind.
+pub fn run_with(config: &Config, engine: &dyn Engine) -> Result<ExitStatus, RunError> {
+    config.validate()?;
+    let host = |attempt| move |cause| RunError::Host { attempt, cause };
+    let terminal = match config.console {
+        ConsoleConfig::Stdio => Terminal::of(rustix::stdio::stdin()).map_err(host("look at the terminal"))?,
+        _ => None,
+    };
+    let (sender, events) = channel();
+    // First of all, so that nothing that is made below outlives a signal.
+    let _signals =
+        signals::SignalThread::start(terminal.clone(), sender.clone()).map_err(host("wait for signals"))?;
+    // Validated above.
+    let id = config.id.as_ref().and_then(|id| id.parse().ok());
+    let claim = Registry::from_env()?.claim(id.as_ref())?;
+    let log = open_log(config, &claim)?;
+    let _panics = panic::PanicGuard::install(terminal.clone(), log.clone(), sender.clone());
+    log.info(format_args!("drystone {} makes {}", env!("CARGO_PKG_VERSION"), claim.id()));
+
+    let built = engine.build(config, claim.id(), &log).map_err(RunError::Machine)?;
+    let server = Server::start(&claim.socket(), built.verbs.clone(), Limits::default(), log.clone())?;
+    if terminal.is_some() {
+        eprintln!("drystone: {}: Ctrl-A x stops it, Ctrl-A h helps", claim.id());
+    }
+    let session = console::Session::start(
+        &config.console,
+        terminal.as_ref(),
+        built.input,
+        built.output,
+        sender.clone(),
+    )?;
+    let serve = built.serve;
+    let monitor = std::thread::Builder::new()
+        .name("monitor".into())
+        .spawn(move || drop(sender.send(Event::Ended(caught(serve)))))
+        .map_err(host("start the monitor"))?;
+
+    let (status, gone) = supervise(&events, &built.verbs, &*built.end, &log);
+    if gone {
+        let _ = monitor.join();
+    }
+    if !session.finish() {
+        log.warn("some of the guest's last output was lost");
+    }
+    log.info(format_args!("exit code {}", status.code));
+    // Now those who asked for the end get their answer; then the name is free.
+    drop(server);
+    drop(claim);
+    Ok(status)
+}
+
+/// Serves the machine to its end, also if that is a panic, which the hook has reported.
+fn caught(serve: impl FnOnce() -> Result<End, String>) -> Result<End, String> {
+    // Nothing of it is used afterwards.
+    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve));
+    ended.unwrap_or_else(|_| Err("the machine's monitor failed".into()))
+}
+
+fn open_log(config: &Config, claim: &Claim) -> Result<Log, RunError> {
+    let path = config.log_file.clone().unwrap_or_else(|| claim.log());
+    Log::open(&path, config.log_level).map_err(|cause| RunError::Log { path, cause })
+}
+
+/// Waits for the machine's end, and brings it about when asked to. The second value says whether the machine is gone.
+fn supervise(
+    events: &Receiver<Event>,
+    verbs: &Arc<dyn Verbs>,
+    end: &dyn Fn(),
+    log: &Log,
+) -> (ExitStatus, bool) {
+    let pressing = Arc::new(AtomicBool::new(false));
+    // How the run ends, if that is decided already, and until when the machine may take to follow.
+    let mut decided: Option<(ExitStatus, Instant)> = None;
+    loop {
+        let event = match &decided {
+            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some((_, deadline)) => events.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        };
+        let status = match event {
+            Ok(Event::Ended(result)) => return (conclude(decided, result), true),
+            Ok(Event::Escape(Escape::PowerButton)) => {
+                press(verbs, &pressing, log);
+                continue;
+            }
+            Ok(Event::Escape(_)) if decided.is_some() => continue,
+            Ok(Event::Escape(_)) => ExitStatus::ok(),
+            Ok(Event::Signal(n)) => {
+                log.info(format_args!("signal {n}"));
+                ExitStatus::signal(n)
+            }
+            Ok(Event::Panic) => ExitStatus { code: ExitStatus::ERROR, message: None },
+            Err(_) => {
+                let why = format!("the machine did not end within {} seconds", STOP_TIME.as_secs());
+                log.error(&why);
+                return (ExitStatus::error(why), false);
+            }
+        };
+        match decided {
+            None => {
+                decided = Some((status, Instant::now() + STOP_TIME));
+                end();
+            }
+            // Asked twice: the user is in a hurry.
+            Some((first, _)) => return (first, false),
+        }
+    }
+}
+
+fn conclude(decided: Option<(ExitStatus, Instant)>, result: Result<End, String>) -> ExitStatus {
+    let ended = match &result {
+        Ok(end) => ExitStatus::of(end),
+        Err(why) => ExitStatus::error(why),
+    };
+    match decided {
+        // A guest that broke meanwhile is worth more than the wish to leave it.
+        Some((status, _)) if ended.code == ExitStatus::OK || status.code != ExitStatus::OK => status,
+        _ => ended,
+    }
+}
+
+/// Presses the power button beside, because a verb may take its time; one at a time.
+fn press(verbs: &Arc<dyn Verbs>, pressing: &Arc<AtomicBool>, log: &Log) {
+    if pressing.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let (verbs, pressed, to) = (verbs.clone(), pressing.clone(), log.clone());
+    let press = move || {
+        if let Err(e) = verbs.act(Verb::Power) {
+            to.warn(e);
+        }
+        pressed.store(false, Ordering::Release);
+    };
+    if let Err(e) = std::thread::Builder::new().name("power-button".into()).spawn(press) {
+        log.warn(format_args!("cannot press the power button: {e}"));
+        pressing.store(false, Ordering::Release);
+    }
+}

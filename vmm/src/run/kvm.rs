@@ -1,0 +1,138 @@
+use super::engine::{Built, Engine};
+use crate::config::Config;
+use crate::control::{Info, Verb, VerbError, Verbs};
+use crate::log::Log;
+use crate::machine::Machine;
+use crate::monitor::{Handle, Request, RequestError, mailbox};
+use crate::registry::VmId;
+use drystone_kvm::Kvm;
+use drystone_lifecycle::{self as lifecycle, Event, StateReader};
+use drystone_vcpu::{ExitCounts, VcpuSet};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Machines on `/dev/kvm`.
+pub struct KvmEngine;
+
+impl Engine for KvmEngine {
+    fn build(&self, config: &Config, id: &VmId, log: &Log) -> Result<Built, String> {
+        let kvm = Kvm::open().map_err(|e| e.to_string())?;
+        let (handle, mailbox) = mailbox();
+        let events = {
+            let log = log.clone();
+            Arc::new(move |event| record(&log, event))
+        };
+        let (machine, console) = Machine::build(config, &kvm, &handle, events).map_err(|e| e.to_string())?;
+        let verbs = Arc::new(Running {
+            id: id.clone(),
+            cpus: config.cpus,
+            memory: config.memory.size.0,
+            since: Instant::now(),
+            state: machine.state_reader(),
+            vcpus: machine.vcpus(),
+            handle: handle.clone(),
+        });
+        Ok(Built {
+            verbs,
+            input: Box::new(console.input),
+            output: Box::new(console.output),
+            end: Box::new(move || handle.end(lifecycle::Cause::Operator)),
+            serve: Box::new(move || mailbox.serve(machine).map_err(|e| e.to_string())),
+        })
+    }
+}
+
+fn record(log: &Log, event: Event) {
+    match event {
+        Event::State { from, to, cause } => log.info(format_args!("{from} -> {to}: {cause}")),
+        Event::Reset { cause } => log.info(format_args!("reset: {cause}")),
+        Event::Effect(effect) => log.debug(format_args!("the guest asks for {effect:?}")),
+        Event::Error(what) => log.error(what),
+        other => log.debug(format_args!("{other:?}")),
+    }
+}
+
+/// A machine that its monitor runs, as the control socket sees it.
+struct Running {
+    id: VmId,
+    cpus: u32,
+    memory: u64,
+    since: Instant,
+    state: StateReader,
+    vcpus: Arc<VcpuSet>,
+    handle: Handle,
+}
+
+impl Verbs for Running {
+    fn info(&self) -> Info {
+        let status = self.state.status();
+        Info {
+            id: self.id.to_string(),
+            pid: std::process::id(),
+            state: status.state.into(),
+            cpus: self.cpus,
+            memory_bytes: self.memory,
+            uptime_ms: self.since.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
+            version: env!("CARGO_PKG_VERSION").into(),
+            resets: status.resets,
+            exits: exits(&self.vcpus),
+        }
+    }
+
+    fn act(&self, verb: Verb) -> Result<Info, VerbError> {
+        let request = match verb {
+            Verb::Pause => Request::Life(lifecycle::Verb::Pause),
+            Verb::Resume => Request::Life(lifecycle::Verb::Resume),
+            Verb::Reset => Request::Life(lifecycle::Verb::Reset),
+            Verb::Stop => Request::Life(lifecycle::Verb::Stop),
+            Verb::Power => Request::PowerButton,
+        };
+        match self.handle.request(request) {
+            // Somebody else was quicker, and what was wanted is so.
+            Err(RequestError::Gone) if verb == Verb::Stop => Ok(self.info()),
+            Ok(_) => Ok(self.info()),
+            Err(e @ (RequestError::NotRunning(_) | RequestError::Gone)) => {
+                Err(VerbError::Illegal(e.to_string()))
+            }
+            Err(RequestError::Lifecycle(e @ lifecycle::Error::Illegal(_))) => {
+                Err(VerbError::Illegal(e.to_string()))
+            }
+            Err(e) => Err(VerbError::Failed(e.to_string())),
+        }
+    }
+}
+
+/// All vCPUs' exits by kind; kinds that never occurred are left out.
+fn exits(vcpus: &VcpuSet) -> BTreeMap<String, u64> {
+    let mut sums = BTreeMap::new();
+    for counts in vcpus.ids().filter_map(|id| vcpus.counts(id)) {
+        let ExitCounts {
+            pio_reads,
+            pio_writes,
+            mmio_reads,
+            mmio_writes,
+            interrupted,
+            halted,
+            shutdown,
+            faults,
+            ..
+        } = counts;
+        for (kind, n) in [
+            ("pio_reads", pio_reads),
+            ("pio_writes", pio_writes),
+            ("mmio_reads", mmio_reads),
+            ("mmio_writes", mmio_writes),
+            ("interrupted", interrupted),
+            ("halted", halted),
+            ("shutdown", shutdown),
+            ("faults", faults),
+        ] {
+            if n > 0 {
+                let sum: &mut u64 = sums.entry(kind.to_owned()).or_default();
+                *sum = sum.wrapping_add(n);
+            }
+        }
+    }
+    sums
+}
