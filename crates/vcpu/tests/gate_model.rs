@@ -21,6 +21,9 @@ use loom::thread::{self, JoinHandle};
 struct Vcpu {
     gate: Gate,
     kicked: Mutex<bool>,
+    /// Entries into the guest.
+    turns: Mutex<u32>,
+    entered: Condvar,
     came: Condvar,
     /// Accessed by the guest whenever it runs, and by whoever has paused it. Loom fails on a conflict.
     ram: UnsafeCell<u32>,
@@ -31,6 +34,8 @@ impl Vcpu {
         let vcpu = Arc::new(Self {
             gate: Gate::new(),
             kicked: Mutex::new(false),
+            turns: Mutex::new(0),
+            entered: Condvar::new(),
             came: Condvar::new(),
             ram: UnsafeCell::new(0),
         });
@@ -42,6 +47,8 @@ impl Vcpu {
     /// One entry into the guest.
     fn turn(&self, hold: bool) -> Turn {
         self.ram.with_mut(|_| ());
+        *self.turns.lock().unwrap() += 1;
+        self.entered.notify_one();
         if hold {
             return Turn::Hold;
         }
@@ -68,6 +75,14 @@ impl Vcpu {
         self.ram.with_mut(|_| ());
     }
 
+    /// Waits until the guest has been entered `n` times.
+    fn wait_turns(&self, n: u32) {
+        let mut turns = self.turns.lock().unwrap();
+        while *turns < n {
+            turns = self.entered.wait(turns).unwrap();
+        }
+    }
+
     fn quit(&self, thread: JoinHandle<()>) {
         self.gate.ask_to_quit();
         self.kick();
@@ -77,7 +92,7 @@ impl Vcpu {
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(4);
+    builder.preemption_bound = Some(3);
     builder.check(model);
 }
 
@@ -121,12 +136,14 @@ fn a_vcpu_that_holds_itself_is_paused_stays_held_and_is_released() {
         let (vcpu, thread) = Vcpu::start(true);
         vcpu.gate.run();
         vcpu.pause();
-        // If it was paused before it held itself, it does so now; otherwise it stays where it is.
         vcpu.gate.run();
+        vcpu.wait_turns(1);
         vcpu.pause();
-        vcpu.gate.release();
-        vcpu.ram.with_mut(|_| ());
+        // Held by now. Told to run it stays where it is, until it is released.
         vcpu.gate.run();
+        vcpu.ram.with_mut(|_| ());
+        vcpu.gate.release();
+        vcpu.wait_turns(2);
         vcpu.quit(thread);
     });
 }
