@@ -1,16 +1,18 @@
-//! The KVM back end of `drystone-hypervisor`, over kvm-ioctls. The only crate of the workspace that names KVM's types,
-//! and it does so on the inside only.
+//! KVM behind the traits of `drystone-hypervisor`.
 //!
-//! References to "KVM API" are to the kernel document Documentation/virt/kvm/api.rst.
+//! [`Kvm`] is the only public type: everything else is reached through [`Hypervisor`](drystone_hypervisor::Hypervisor),
+//! [`Vm`](drystone_hypervisor::Vm) and [`Vcpu`](drystone_hypervisor::Vcpu). No KVM type leaves this crate.
+//!
+//! # Signals
+//! A vCPU is kicked out of the guest with the signal `SIGRTMIN`, for which [`Kvm::open`] installs a handler that
+//! does nothing. A program that embeds this crate must leave that signal alone.
 #![doc = include_str!("../README.md")]
 
-mod context;
 mod convert;
-mod kick;
-mod memory;
-mod state;
-mod system;
+mod disassemble;
+mod error;
+mod kvm;
 mod vcpu;
 mod vm;
 
-pub use system::Kvm;
+pub use kvm::Kvm;

@@ -1,108 +1,124 @@
-use crate::memory::Slots;
-use crate::state;
+mod events;
+mod slots;
+mod state;
+
+use crate::error::{call, invalid};
 use crate::vcpu::KvmVcpu;
-use drystone_hypervisor::{Capabilities, Datamatch, Error, Guard, IoAddress, MapOptions, Vcpu, Vm, VmConfig};
+use drystone_hypervisor::{Datamatch, Error, Guard, IoAddress, MapOptions, Vcpu, Vm, VmConfig};
 use drystone_memory::{Backed, Layout};
 use drystone_state::Blob;
 use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
-use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
-use std::io;
-use std::sync::Arc;
-use vmm_sys_util::eventfd::EventFd;
+use kvm_ioctls::{Cap, VmFd};
+use slots::Slots;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard};
+use vmm_sys_util::{errno, eventfd::EventFd};
 
-/// What outlives a VM's handle as long as a guard or a vCPU needs it.
-pub(crate) struct Inner {
+/// What the vCPUs and guards of a VM share. They all hold it, so KVM's VM outlives them.
+pub(crate) struct Shared {
+    /// Dropped before the regions that `slots` keeps alive; see there.
     pub(crate) fd: VmFd,
     pub(crate) slots: Slots,
-    pub(crate) kvm: Arc<kvm_ioctls::Kvm>,
-    pub(crate) config: VmConfig,
-    max_vcpus: u32,
+    config: VmConfig,
+    /// The MSRs that this host's KVM can save.
+    pub(crate) msr_list: Vec<u32>,
+    /// Size in bytes of the XSAVE area (KVM_CAP_XSAVE2); `None` on a KVM that only knows the classic 4096 bytes.
+    pub(crate) xsave_size: Option<usize>,
 }
 
-pub(crate) struct KvmVm(Arc<Inner>);
-
-/// Turns an errno into an [`Error::Call`] about `attempt`.
-pub(crate) fn call(attempt: impl Into<String>) -> impl FnOnce(kvm_ioctls::Error) -> Error {
-    let attempt = attempt.into();
-    |e| Error::Call { attempt, cause: e.into() }
+pub(crate) struct KvmVm {
+    shared: Arc<Shared>,
+    /// Numbers of vCPUs that were ever made.
+    vcpus: Mutex<BTreeSet<u32>>,
+    max_vcpu_id: usize,
 }
 
 impl KvmVm {
-    pub(crate) fn new(
-        kvm: Arc<kvm_ioctls::Kvm>,
-        capabilities: Capabilities,
-        config: &VmConfig,
-    ) -> Result<Self, Error> {
-        if config.irqchip && !capabilities.irqchip {
-            return Err(Error::Missing {
-                what: "interrupt controller (KVM_CAP_IRQCHIP, KVM_CAP_IRQFD)".into(),
-            });
-        }
+    pub(crate) fn new(kvm: &kvm_ioctls::Kvm, config: &VmConfig) -> Result<Self, Error> {
         if config.pit && !config.irqchip {
-            let why = "the timer needs the interrupt controllers".into();
-            return Err(Error::Invalid { attempt: "create a VM with a PIT".into(), why });
+            return Err(invalid("create a VM", "its timer needs its interrupt controllers"));
         }
-        let fd = create(&kvm)?;
-        let reserved = Layout::KVM_RESERVED.start;
-        // The identity map's page first, then the TSS's three: both before the first vCPU (KVM API, 4.36, 4.43).
-        fd.set_identity_map_address(reserved + 0x3000).map_err(call("set the identity map's address"))?;
-        let tss = usize::try_from(reserved).unwrap_or(0);
-        fd.set_tss_address(tss).map_err(call("set the TSS's address"))?;
+        let fd = create_vm(kvm)?;
+        // Intel processors without "unrestricted guest" borrow these pages for real mode; others ignore them. Both
+        // calls must come before the first vCPU, the irqchip too.
+        let tss = Layout::KVM_RESERVED.start;
+        let identity_map = Layout::KVM_RESERVED.end - 0x1000;
+        if fd.check_extension(Cap::SetIdentityMapAddr) {
+            fd.set_identity_map_address(identity_map)
+                .map_err(call(|| format!("place KVM's identity map at {identity_map:#x}")))?;
+        }
+        fd.set_tss_address(tss as usize)
+            .map_err(call(|| format!("place KVM's task state segment at {tss:#x}")))?;
         if config.irqchip {
-            fd.create_irq_chip().map_err(call("create the interrupt controllers"))?;
+            create_interrupt_controllers(&fd, config)?;
         }
-        if config.pit {
-            let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-            fd.create_pit2(pit).map_err(call("create the timer"))?;
-        }
-        let slots = Slots::new(capabilities.memory_slots);
-        Ok(Self(Arc::new(Inner { fd, slots, kvm, config: *config, max_vcpus: capabilities.max_vcpus })))
+        let msrs = kvm.get_msr_index_list().map_err(call(|| "list the host's MSRs"))?;
+        let shared = Shared {
+            xsave_size: usize::try_from(fd.check_extension_int(Cap::Xsave2)).ok().filter(|&n| n > 0),
+            fd,
+            slots: Slots::new(kvm.get_nr_memslots()),
+            config: *config,
+            msr_list: msrs.as_slice().to_vec(),
+        };
+        let vcpus = Mutex::default();
+        Ok(Self { shared: Arc::new(shared), vcpus, max_vcpu_id: kvm.get_max_vcpu_id() })
     }
 }
 
-/// KVM_CREATE_VM can be interrupted by a signal before it has done anything.
-fn create(kvm: &kvm_ioctls::Kvm) -> Result<VmFd, Error> {
+/// Making a VM takes the host a while, and gives up when a signal comes: that is no reason to fail.
+fn create_vm(kvm: &kvm_ioctls::Kvm) -> Result<VmFd, Error> {
     loop {
         match kvm.create_vm() {
             Err(e) if e.errno() == libc::EINTR => {}
-            result => return result.map_err(call("create a VM")),
+            done => return done.map_err(call(|| "create a VM")),
         }
     }
+}
+
+fn create_interrupt_controllers(fd: &VmFd, config: &VmConfig) -> Result<(), Error> {
+    let missing = |what: &str| Error::Missing { what: what.into() };
+    if !fd.check_extension(Cap::Irqchip) || !fd.check_extension(Cap::Irqfd) {
+        return Err(missing("interrupt controllers (KVM_CAP_IRQCHIP, KVM_CAP_IRQFD)"));
+    }
+    fd.create_irq_chip().map_err(call(|| "create the interrupt controllers"))?;
+    if !config.pit {
+        return Ok(());
+    }
+    if !fd.check_extension(Cap::Pit2) {
+        return Err(missing("timer (KVM_CAP_PIT2)"));
+    }
+    // The dummy answers port 0x61 inside KVM: Linux polls it to calibrate its clocks.
+    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    fd.create_pit2(pit).map_err(call(|| "create the timer"))
 }
 
 impl Vm for KvmVm {
     fn map_memory(&self, region: Arc<dyn Backed>, options: MapOptions) -> Result<Guard, Error> {
-        let inner = self.0.clone();
-        let slot = inner.slots.map(&inner.fd, region, options)?;
-        Ok(Guard::new(move || inner.slots.unmap(&inner.fd, slot)))
+        slots::map(&self.shared, region, options)
     }
 
     fn create_vcpu(&self, id: u32) -> Result<Box<dyn Vcpu>, Error> {
-        if id >= self.0.max_vcpus {
-            let why = format!("this host's KVM has at most {}", self.0.max_vcpus);
-            return Err(Error::Invalid { attempt: format!("create vCPU {id}"), why });
+        let attempt = || format!("create vCPU {id}");
+        if id as usize >= self.max_vcpu_id {
+            return Err(invalid(attempt(), format!("numbers go up to {}", self.max_vcpu_id - 1)));
         }
-        let fd = self.0.fd.create_vcpu(id.into()).map_err(|e| match e.errno() {
-            libc::EEXIST => {
-                Error::Invalid { attempt: format!("create vCPU {id}"), why: "its number is in use".into() }
-            }
-            _ => call(format!("create vCPU {id}"))(e),
-        })?;
-        Ok(Box::new(KvmVcpu::new(fd, id, self.0.clone())?))
+        let mut vcpus = lock(&self.vcpus);
+        if vcpus.contains(&id) {
+            return Err(invalid(attempt(), "the number was used before"));
+        }
+        let vcpu = KvmVcpu::new(id, self.shared.clone())?;
+        vcpus.insert(id);
+        Ok(Box::new(vcpu))
     }
 
     fn set_irq_line(&self, gsi: u32, high: bool) -> Result<(), Error> {
-        self.0.fd.set_irq_line(gsi, high).map_err(call(format!("set interrupt line {gsi}")))
+        let attempt = || format!("set interrupt line {gsi}");
+        self.shared.needs_irqchip(attempt)?;
+        self.shared.fd.set_irq_line(gsi, high).map_err(call(attempt))
     }
 
     fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<Guard, Error> {
-        let attempt = format!("wire an event to interrupt line {gsi}");
-        let own = duplicate(event, &attempt)?;
-        self.0.fd.register_irqfd(&own, gsi).map_err(call(attempt))?;
-        let inner = self.0.clone();
-        Ok(Guard::new(move || {
-            let _ = inner.fd.unregister_irqfd(&own, gsi);
-        }))
+        events::register_irqfd(&self.shared, event, gsi)
     }
 
     fn register_ioeventfd(
@@ -111,71 +127,43 @@ impl Vm for KvmVm {
         addr: IoAddress,
         datamatch: Option<Datamatch>,
     ) -> Result<Guard, Error> {
-        let attempt = format!("put a doorbell at {addr:x?}");
-        let own = duplicate(event, &attempt)?;
-        doorbell(&self.0.fd, &own, addr, datamatch, true, &attempt)?;
-        let inner = self.0.clone();
-        Ok(Guard::new(move || drop(doorbell(&inner.fd, &own, addr, datamatch, false, &attempt))))
+        events::register_ioeventfd(&self.shared, event, addr, datamatch)
     }
 
     fn dirty_log(&self, guest_base: u64) -> Result<Vec<u64>, Error> {
-        let attempt = format!("read the dirty log of memory at {guest_base:#x}");
-        let Some((slot, len)) = self.0.slots.logged(guest_base) else {
-            return Err(Error::Invalid { attempt, why: "no such memory is mapped with a log".into() });
-        };
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        self.0.fd.get_dirty_log(slot, len).map_err(call(attempt))
+        self.shared.slots.dirty_log(&self.shared.fd, guest_base)
     }
 
     fn save(&self) -> Result<Blob, Error> {
-        state::save_vm(&self.0)
+        state::save(&self.shared.fd, &self.shared.config)
     }
+
     fn restore(&self, blob: &Blob) -> Result<(), Error> {
-        state::restore_vm(&self.0, blob)
+        state::restore(&self.shared.fd, &self.shared.config, blob)
     }
 }
 
-/// KVM identifies a registration by the event's file: we keep a descriptor of our own, so that it can be undone
-/// whatever becomes of the caller's.
-fn duplicate(event: &EventFd, attempt: &str) -> Result<EventFd, Error> {
-    event.try_clone().map_err(|cause: io::Error| Error::Call { attempt: attempt.into(), cause })
-}
-
-/// Registers or unregisters an ioeventfd. The width that is matched is the type of the value (KVM API, 4.59).
-fn doorbell(
-    vm: &VmFd,
-    event: &EventFd,
-    addr: IoAddress,
-    datamatch: Option<Datamatch>,
-    register: bool,
-    attempt: &str,
-) -> Result<(), Error> {
-    let at = match addr {
-        IoAddress::Pio(port) => IoEventAddress::Pio(port.into()),
-        IoAddress::Mmio(addr) => IoEventAddress::Mmio(addr),
-    };
-    macro_rules! with {
-        ($value:expr) => {
-            if register {
-                vm.register_ioevent(event, &at, $value)
-            } else {
-                vm.unregister_ioevent(event, &at, $value)
-            }
-        };
+impl Shared {
+    pub(crate) fn has_irqchip(&self) -> bool {
+        self.config.irqchip
     }
-    let bad = |why: String| Error::Invalid { attempt: attempt.into(), why };
-    let done = match datamatch {
-        None => with!(NoDatamatch),
-        Some(Datamatch { value, len }) => {
-            let too_wide = || bad(format!("{value:#x} is wider than {len} bytes"));
-            match len {
-                1 => with!(u8::try_from(value).map_err(|_| too_wide())?),
-                2 => with!(u16::try_from(value).map_err(|_| too_wide())?),
-                4 => with!(u32::try_from(value).map_err(|_| too_wide())?),
-                8 => with!(value),
-                _ => return Err(bad(format!("a write of {len} bytes does not exist"))),
-            }
+
+    fn needs_irqchip(&self, attempt: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.config.irqchip {
+            return Ok(());
         }
-    };
-    done.map_err(call(attempt))
+        // What KVM says (EAGAIN, ENXIO) would not help anybody.
+        let cause = std::io::Error::other("the VM has no interrupt controllers");
+        Err(Error::Call { attempt: attempt(), cause })
+    }
+}
+
+/// A thread that panicked while it held a lock left nothing half done: every change under our locks is one step.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
+}
+
+/// For calls that undo something: there is nobody left to tell, and debug builds say it.
+fn must_succeed(done: Result<(), errno::Error>, what: &str) {
+    debug_assert!(done.is_ok(), "cannot {what}: {done:?}");
 }

@@ -1,0 +1,98 @@
+mod open;
+
+use crate::convert::cpuid_from;
+use crate::error::{call, cause};
+use crate::vcpu::install_kick_handler;
+use crate::vm::KvmVm;
+use drystone_hypervisor::{Capabilities, Cpuid, Error, Hypervisor, Vm, VmConfig};
+use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use kvm_ioctls::Cap;
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The host's KVM.
+///
+/// ```no_run
+/// use drystone_hypervisor::{Hypervisor, VmConfig};
+/// let kvm = drystone_kvm::Kvm::open()?;
+/// let vm = kvm.create_vm(&VmConfig::default())?;
+/// # Ok::<(), drystone_hypervisor::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Kvm {
+    kvm: kvm_ioctls::Kvm,
+}
+
+/// What every VM needs, with the name in the kernel's document.
+const REQUIRED: [(Cap, &str); 6] = [
+    (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+    (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
+    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
+    (Cap::Xsave, "KVM_CAP_XSAVE"),
+    (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
+];
+
+impl Kvm {
+    /// Opens `/dev/kvm`, and installs the handler of the signal that kicks vCPUs (see the crate's documentation).
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] when it cannot be opened, with a hint at what helps; [`Error::Missing`] when it is too
+    /// old.
+    pub fn open() -> Result<Self, Error> {
+        Self::open_path("/dev/kvm")
+    }
+
+    /// As [`open`](Self::open), for a device node elsewhere.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_path(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let unavailable = |cause: io::Error| open::unavailable(path, cause);
+        let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|e| unavailable(e.into()))?;
+        let kvm = kvm_ioctls::Kvm::new_with_path(c_path).map_err(|e| unavailable(cause(e)))?;
+        match kvm.get_api_version() {
+            version if version < 0 => return Err(unavailable(io::Error::other("it is not KVM's device"))),
+            version if version != KVM_API_VERSION as i32 => {
+                let what = format!("KVM API version {KVM_API_VERSION} (it has {version})");
+                return Err(Error::Missing { what });
+            }
+            _ => {}
+        }
+        for (cap, name) in REQUIRED {
+            if !kvm.check_extension(cap) {
+                return Err(Error::Missing { what: name.into() });
+            }
+        }
+        install_kick_handler().map_err(call(|| "install a signal handler for kicks"))?;
+        Ok(Self { kvm })
+    }
+}
+
+impl Hypervisor for Kvm {
+    fn name(&self) -> &'static str {
+        "KVM"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Capabilities::new(
+            count(self.kvm.get_max_vcpus()),
+            count(self.kvm.get_nr_memslots()),
+            self.kvm.check_extension(Cap::Irqchip),
+        )
+    }
+
+    fn supported_cpuid(&self) -> Result<Cpuid, Error> {
+        let cpuid = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+        Ok(cpuid_from(cpuid.map_err(call(|| "read what CPUID can answer"))?.as_slice()))
+    }
+
+    fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>, Error> {
+        Ok(Arc::new(KvmVm::new(&self.kvm, config)?))
+    }
+}

@@ -1,0 +1,121 @@
+use super::{Shared, lock};
+use crate::error::{call, invalid};
+use drystone_hypervisor::{Error, Guard, MapOptions};
+use drystone_memory::{Backed, Layout};
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, VmFd};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+const PAGE: u64 = 4096;
+
+struct Slot {
+    region: Arc<dyn Backed>,
+    options: MapOptions,
+}
+
+impl Slot {
+    fn base(&self) -> u64 {
+        self.region.guest_base()
+    }
+    /// Does not overflow: only regions that end within the address space get a slot.
+    fn end(&self) -> u64 {
+        self.base() + self.region.len()
+    }
+}
+
+/// The memory slots in use, by number. Whatever KVM may access is kept alive here: a region enters before KVM learns
+/// of it and leaves after KVM has forgotten it. The lock is held over KVM's call, so no number is handed out twice.
+pub(crate) struct Slots {
+    used: Mutex<BTreeMap<u32, Slot>>,
+    max: usize,
+}
+
+impl Slots {
+    pub(super) fn new(max: usize) -> Self {
+        Self { used: Mutex::default(), max }
+    }
+
+    /// Copies guest memory out, as far as it is mapped in one slot: how many of the first bytes of `out` were filled.
+    pub(crate) fn read(&self, addr: u64, out: &mut [u8]) -> usize {
+        let used = lock(&self.used);
+        let Some(slot) = used.values().find(|s| (s.base()..s.end()).contains(&addr)) else { return 0 };
+        let len = out.len().min(usize::try_from(slot.end() - addr).unwrap_or(usize::MAX));
+        let read = out.get_mut(..len).is_some_and(|out| slot.region.read_at(addr - slot.base(), out));
+        if read { len } else { 0 }
+    }
+
+    pub(super) fn dirty_log(&self, fd: &VmFd, base: u64) -> Result<Vec<u64>, Error> {
+        let attempt = || format!("read the dirty log of the guest memory at {base:#x}");
+        let used = lock(&self.used);
+        let found = used.iter().find(|(_, s)| s.base() == base && s.options.log_dirty);
+        let (&number, slot) =
+            found.ok_or_else(|| invalid(attempt(), "no memory with a dirty log is mapped there"))?;
+        let len = usize::try_from(slot.region.len()).map_err(|e| invalid(attempt(), e.to_string()))?;
+        fd.get_dirty_log(number, len).map_err(call(attempt))
+    }
+
+    fn unmap(&self, fd: &VmFd, number: u32) {
+        let mut used = lock(&self.used);
+        let Some(slot) = used.remove(&number) else { return };
+        let gone = kvm_userspace_memory_region { slot: number, ..Default::default() };
+        // SAFETY: deleting a slot (its size is 0) takes memory away from the guest only.
+        let done = unsafe { fd.set_user_memory_region(gone) };
+        drop(used);
+        if done.is_err() {
+            // KVM never refuses to delete a slot that exists. Should it, the guest still reaches the memory: it
+            // must stay mapped for ever.
+            std::mem::forget(slot);
+        }
+        super::must_succeed(done, "delete a memory slot");
+    }
+}
+
+pub(super) fn map(
+    shared: &Arc<Shared>,
+    region: Arc<dyn Backed>,
+    options: MapOptions,
+) -> Result<Guard, Error> {
+    let (base, len) = (region.guest_base(), region.len());
+    let attempt = || format!("map {len} bytes of guest memory at {base:#x}");
+    let refuse = |why: String| Err(invalid(attempt(), why));
+    let slots = &shared.slots;
+    if len == 0 || [base, len, region.host_addr() as u64].iter().any(|n| !n.is_multiple_of(PAGE)) {
+        return refuse("not whole pages".into());
+    }
+    let Some(end) = base.checked_add(len) else {
+        return refuse("it wraps around the end of the address space".into());
+    };
+    if base < Layout::KVM_RESERVED.end && Layout::KVM_RESERVED.start < end {
+        return refuse(format!("KVM itself needs {:#x?}", Layout::KVM_RESERVED));
+    }
+    if options.read_only && !shared.fd.check_extension(Cap::ReadonlyMem) {
+        return Err(Error::Missing { what: "read-only memory (KVM_CAP_READONLY_MEM)".into() });
+    }
+    let mut used = lock(&slots.used);
+    if let Some(other) = used.values().find(|s| base < s.end() && s.base() < end) {
+        return refuse(format!("it overlaps what is mapped at {:#x}..{:#x}", other.base(), other.end()));
+    }
+    // The lowest free number: keys are unique and ascending, so the first that is not its own rank leaves a gap.
+    let number =
+        used.keys().zip(0..).find(|&(&key, rank)| key != rank).map_or(used.len() as u32, |(_, rank)| rank);
+    if number as usize >= slots.max {
+        return refuse(format!("all {} memory slots are taken", slots.max));
+    }
+    let slot = kvm_userspace_memory_region {
+        slot: number,
+        flags: if options.log_dirty { KVM_MEM_LOG_DIRTY_PAGES } else { 0 }
+            | if options.read_only { KVM_MEM_READONLY } else { 0 },
+        guest_phys_addr: base,
+        memory_size: len,
+        userspace_addr: region.host_addr() as u64,
+    };
+    // SAFETY: `Backed` promises that these bytes stay mapped for as long as the region lives, and that Rust holds no
+    // references into them. The region lives in `used` from here on until KVM has forgotten the slot: `unmap` orders
+    // it so, and if no guard does, then the guard's clone of `shared` was leaked and all of this with it.
+    unsafe { shared.fd.set_user_memory_region(slot) }.map_err(call(attempt))?;
+    used.insert(number, Slot { region, options });
+    drop(used);
+    let shared = shared.clone();
+    Ok(Guard::new(move || shared.slots.unmap(&shared.fd, number)))
+}
