@@ -39,8 +39,8 @@ impl Default for AcpiPowerConfig {
 }
 
 /// What the FADT of a hardware-reduced ACPI machine says about an [`AcpiPower`] (ACPI 6.5, 5.2.9). All registers are
-/// one byte wide, in system I/O space. The FADT must set HW_REDUCED_ACPI (bit 20) and RESET_REG_SUP (bit 10), and for
-/// the button's being a device, leave the fixed-feature flags PWR_BUTTON (4) and SLP_BUTTON (5) set: "not fixed".
+/// one byte wide, in system I/O space. The FADT's flags must have HW_REDUCED_ACPI (bit 20) and RESET_REG_SUP (bit 10)
+/// set, and PWR_BUTTON (bit 4) and SLP_BUTTON (bit 5), which say that neither button is a fixed register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AcpiRegisters {
     /// Port of SLEEP_CONTROL_REG.

@@ -1,0 +1,5 @@
+mod driver;
+mod input;
+mod output;
+mod registers;
+mod saving;

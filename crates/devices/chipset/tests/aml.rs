@@ -1,0 +1,85 @@
+//! The AML of all devices, as ACPICA's disassembler reads it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use acpi_tables::Aml;
+use acpi_tables::sdt::Sdt;
+use drystone_bus::{Interrupt, SystemClock};
+use drystone_chipset::{AcpiPower, AcpiPowerConfig, Rtc, RtcConfig, Serial, SerialConfig};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+struct Unwired;
+impl Interrupt for Unwired {
+    fn trigger(&self) {}
+}
+
+fn table(parts: &[&dyn Aml]) -> Vec<u8> {
+    let mut aml = Vec::new();
+    for part in parts {
+        part.to_aml_bytes(&mut aml);
+    }
+    let mut table = Sdt::new(*b"DSDT", 36, 2, *b"DRYSTN", *b"DRYSTONE", 1);
+    table.append_slice(&aml);
+    table.as_slice().to_vec()
+}
+
+/// Runs iasl. `None`, said aloud, if it is not installed.
+fn iasl(folder: &Path, args: &[&str]) -> Option<String> {
+    let output = match Command::new("iasl").args(args).current_dir(folder).output() {
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            // Past libtest, which keeps what a passing test prints to itself.
+            let said =
+                b"acpica_reads_what_is_meant: NOT TESTED, iasl is not installed (Debian: acpica-tools)\n";
+            std::io::stderr().write_all(said).unwrap();
+            return None;
+        }
+        output => output.unwrap(),
+    };
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "iasl {args:?} said:\n{said}");
+    Some(said)
+}
+
+/// Without white space, and without comments, which are iasl's own.
+fn bare(asl: &str) -> String {
+    let mut text: String = asl.lines().map(|l| l.split("//").next().unwrap()).collect();
+    while let Some((before, rest)) = text.split_once("/*") {
+        text = format!("{before}{}", rest.split_once("*/").unwrap().1);
+    }
+    text.replace([' ', '\t'], "")
+}
+
+#[test]
+fn acpica_reads_what_is_meant() {
+    let serial = |config| Serial::build(config, Arc::new(Unwired)).unwrap().serial;
+    let com1 = serial(SerialConfig::default());
+    let com2 = serial(SerialConfig { base: 0x2f8, irq: 3, index: 1, ..Default::default() });
+    let rtc = Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()));
+    let power = AcpiPower::new(AcpiPowerConfig { base: 0x600, gsi: 9 }, Arc::new(Unwired));
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("dsdt.aml"), table(&[&com1, &com2, &rtc, &power])).unwrap();
+
+    if iasl(folder.path(), &["-d", "dsdt.aml"]).is_none() {
+        return;
+    }
+    let asl = std::fs::read_to_string(folder.path().join("dsdt.dsl")).unwrap();
+    let text = bare(&asl);
+    let expected = [
+        r#"Device(COM1){Name(_HID,EisaId("PNP0501"))Name(_UID,Zero)Name(_CRS,ResourceTemplate(){IO(Decode16,0x03F8,0x03F8,0x01,0x08,)Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000004,}})}"#,
+        r#"Device(COM2){Name(_HID,EisaId("PNP0501"))Name(_UID,One)"#,
+        r#"IO(Decode16,0x02F8,0x02F8,0x01,0x08,)Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000003,}"#,
+        r#"Device(RTC){Name(_HID,EisaId("PNP0B00"))Name(_CRS,ResourceTemplate(){IO(Decode16,0x0070,0x0070,0x01,0x02,)})}"#,
+        r#"Name(\_S5,Package(0x04){0x05,Zero,Zero,Zero})"#,
+        r#"Device(PWRB){Name(_HID,EisaId("PNP0C0C"))}"#,
+        r#"Device(GED){Name(_HID,"ACPI0013")Name(_UID,Zero)Name(_CRS,ResourceTemplate(){Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000009,}})OperationRegion(EREG,SystemIO,0x0603,One)Field(EREG,ByteAcc,NoLock,WriteAsZeros){EVNT,8}"#,
+        r#"Method(_EVT,1,Serialized){Local0=EVNTIf((Local0&One)){Notify(\_SB.PWRB,0x80)}}"#,
+    ];
+    for part in expected {
+        assert!(text.contains(part), "not found:\n{part}\nin:\n{text}\nfrom:\n{asl}");
+    }
+    let said = iasl(folder.path(), &["-f", "dsdt.dsl"]).unwrap_or_default();
+    assert!(said.contains("0 Errors, 0 Warnings"), "{said}");
+}
