@@ -26,6 +26,9 @@ pub struct Kvm {
     kvm: kvm_ioctls::Kvm,
 }
 
+/// CPUID leaf 1, ECX.
+const TSC_DEADLINE_TIMER: u32 = 1 << 24;
+
 /// What every VM needs, with the name in the kernel's document.
 const REQUIRED: [(Cap, &str); 6] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
@@ -37,26 +40,28 @@ const REQUIRED: [(Cap, &str); 6] = [
 ];
 
 impl Kvm {
-    /// Opens `/dev/kvm`, and installs the handler of the signal that kicks vCPUs (see the crate's documentation).
+    /// Where Linux puts the device.
+    pub const DEVICE: &'static str = "/dev/kvm";
+
+    /// Opens [`Kvm::DEVICE`], and installs the handler of the signal that kicks vCPUs (see the crate's documentation).
     ///
     /// # Errors
     /// [`Error::Unavailable`] when it cannot be opened, with a hint at what helps; [`Error::Missing`] when it is too
     /// old.
     pub fn open() -> Result<Self, Error> {
-        Self::open_path("/dev/kvm")
+        Self::open_path(Path::new(Self::DEVICE))
     }
 
     /// As [`open`](Self::open), for a device node elsewhere.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_path(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
+    pub fn open_path(path: &Path) -> Result<Self, Error> {
         let unavailable = |cause: io::Error| open::unavailable(path, cause);
         let c_path = CString::new(path.as_os_str().as_bytes()).map_err(|e| unavailable(e.into()))?;
         let kvm = kvm_ioctls::Kvm::new_with_path(c_path).map_err(|e| unavailable(cause(e)))?;
         match kvm.get_api_version() {
-            version if version < 0 => return Err(unavailable(io::Error::other("it is not KVM's device"))),
+            version if version < 0 => return Err(unavailable(io::Error::other("it is not KVM"))),
             version if version != KVM_API_VERSION as i32 => {
                 let what = format!("KVM API version {KVM_API_VERSION} (it has {version})");
                 return Err(Error::Missing { what });
@@ -83,13 +88,21 @@ impl Hypervisor for Kvm {
         Capabilities::new(
             count(self.kvm.get_max_vcpus()),
             count(self.kvm.get_nr_memslots()),
-            self.kvm.check_extension(Cap::Irqchip),
+            self.kvm.check_extension(Cap::Irqchip) && self.kvm.check_extension(Cap::Irqfd),
         )
     }
 
     fn supported_cpuid(&self) -> Result<Cpuid, Error> {
         let cpuid = self.kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-        Ok(cpuid_from(cpuid.map_err(call(|| "read what CPUID can answer"))?.as_slice()))
+        let mut cpuid = cpuid_from(cpuid.map_err(call(|| "read what CPUID can answer"))?.as_slice());
+        // The TSC-deadline timer belongs to the local APIC in KVM, which a VM may do without: KVM leaves it out here
+        // and names it in a capability (kernel document virt/kvm/api, KVM_GET_SUPPORTED_CPUID).
+        if self.kvm.check_extension(Cap::TscDeadlineTimer)
+            && let Some(leaf) = cpuid.get_mut(1, 0)
+        {
+            leaf.ecx |= TSC_DEADLINE_TIMER;
+        }
+        Ok(cpuid)
     }
 
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>, Error> {

@@ -14,6 +14,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use vmm_sys_util::{errno, eventfd::EventFd};
 
+/// IA32_TSC_DEADLINE, which arms a local APIC's timer.
+pub(crate) const TSC_DEADLINE: u32 = 0x6e0;
+
 /// What the vCPUs and guards of a VM share. They all hold it, so KVM's VM outlives them.
 pub(crate) struct Shared {
     /// Dropped before the regions that `slots` keeps alive; see there.
@@ -53,12 +56,17 @@ impl KvmVm {
             create_interrupt_controllers(&fd, config)?;
         }
         let msrs = kvm.get_msr_index_list().map_err(call(|| "list the host's MSRs"))?;
+        // Older kernels do not list it.
+        let mut msr_list = msrs.as_slice().to_vec();
+        if !msr_list.contains(&TSC_DEADLINE) {
+            msr_list.push(TSC_DEADLINE);
+        }
         let shared = Shared {
             xsave_size: usize::try_from(fd.check_extension_int(Cap::Xsave2)).ok().filter(|&n| n > 0),
             fd,
             slots: Slots::new(kvm.get_nr_memslots()),
             config: *config,
-            msr_list: msrs.as_slice().to_vec(),
+            msr_list,
         };
         let vcpus = Mutex::default();
         Ok(Self { shared: Arc::new(shared), vcpus, max_vcpu_id: kvm.get_max_vcpu_id() })

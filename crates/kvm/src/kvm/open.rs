@@ -32,8 +32,8 @@ fn missing_hint(cpuinfo: &str) -> String {
     match (has("vmx"), has("svm")) {
         (true, _) => "; load the kernel module: sudo modprobe kvm_intel".into(),
         (_, true) => "; load the kernel module: sudo modprobe kvm_amd".into(),
-        _ => "; this processor offers neither VMX nor SVM: enable virtualisation in the firmware or, if this is \
-              a virtual machine, nested virtualisation on its host"
+        _ => "; this processor offers neither VMX nor SVM: enable virtualisation in the firmware (in a virtual \
+              machine: nested virtualisation on its host), then load kvm_intel or kvm_amd"
             .into(),
     }
 }

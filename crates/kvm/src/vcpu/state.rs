@@ -1,6 +1,6 @@
 use super::{KvmVcpu, msrs};
 use crate::error::{call, invalid};
-use crate::vm::lock;
+use crate::vm::{TSC_DEADLINE, lock};
 use drystone_hypervisor::{Error, Msr};
 use drystone_state::{Blob, Schema};
 use kvm_bindings::{
@@ -10,8 +10,6 @@ use kvm_bindings::{
 use kvm_ioctls::Cap;
 use serde::{Deserialize, Serialize};
 
-/// IA32_TSC_DEADLINE.
-const TSC_DEADLINE: u32 = 0x6e0;
 /// Words of the classic XSAVE area.
 const XSAVE_WORDS: usize = 1024;
 /// By how many parts in a million two time stamp counters may differ to count as alike, as in KVM itself.
