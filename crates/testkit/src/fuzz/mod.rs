@@ -3,13 +3,17 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod boot_params;
+mod i8042;
 pub mod images;
 mod input;
 mod loader;
+mod serial;
 
 pub use boot_params::boot_params;
+pub use i8042::i8042;
 pub use input::Input;
 pub use loader::loader;
+pub use serial::serial;
 
 use std::path::Path;
 
