@@ -158,7 +158,10 @@ fn prepare(request: &Request) -> io::Result<()> {
     flush_block_device(&disk).map_err(failed("forget the disk's old content"))?;
     fs::create_dir_all(JOB)?;
     mount(DISK, JOB, "ext4", MountFlags::NOATIME, None)
-        .map_err(|error| failed("mount the job's files")(error.into()))
+        .map_err(|error| failed("mount the job's files")(error.into()))?;
+    // The file system's own, and of no use to a job.
+    let _ = fs::remove_dir(Path::new(JOB).join("lost+found"));
+    Ok(())
 }
 
 /// The device of the port; it may appear a little after its driver.

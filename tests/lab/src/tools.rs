@@ -39,7 +39,7 @@ impl Program {
         }
     }
 
-    /// Runs the program to its end; an exit code other than 0 is an error with the last line it wrote to stderr.
+    /// Runs the program to its end; an exit code other than 0 is an error with the line of stderr that tells why.
     pub(crate) fn run(&self, name: &str, arguments: impl FnOnce(&mut Command)) -> Result<(), Error> {
         let mut command = self.command();
         arguments(&mut command);
@@ -47,7 +47,7 @@ impl Program {
     }
 }
 
-/// Runs a command to its end; an exit code other than 0 is an error with the last line it wrote to stderr.
+/// Runs a command to its end; an exit code other than 0 is an error with the line of stderr that tells why.
 pub(crate) fn run(name: &str, command: &mut Command) -> Result<(), Error> {
     let failed = |status: String, detail: String| Error::Program { program: name.into(), status, detail };
     let output = command.stdin(std::process::Stdio::null()).output();
@@ -56,8 +56,10 @@ pub(crate) fn run(name: &str, command: &mut Command) -> Result<(), Error> {
         return Ok(());
     }
     let text = String::from_utf8_lossy(&output.stderr);
-    let last = text.trim().lines().next_back().unwrap_or("no message");
-    Err(failed(output.status.to_string(), last.into()))
+    // The last line is the most general one; a full disk is told before it.
+    let cause = text.lines().find(|line| line.contains("No space left"));
+    let detail = cause.or(text.trim().lines().next_back()).unwrap_or("no message");
+    Err(failed(output.status.to_string(), detail.into()))
 }
 
 /// Everything the emulated machine needs on the host.

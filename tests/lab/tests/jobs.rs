@@ -1,5 +1,7 @@
 //! Jobs through the library, in the machine that this host calls for.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The runner, ended in every way that a program can be ended.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{Read, Write};

@@ -1,5 +1,7 @@
 //! The lab's directory: stale snapshots, and disks without room.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! The runner on a pseudo-terminal, as a person uses it.
 
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
 mod common;
 
 use std::fs::File;
