@@ -2,8 +2,11 @@
 //!
 //! Hardware-reduced means that there is no fixed power-management hardware: no SCI, PM1 blocks or PM timer. Power off
 //! goes through the sleep control register, reset through the reset register, and events (a power button, hot plug)
-//! through devices in the namespace. Linux then does not look for the 8259 and the PIT, so whatever uses an ISA
-//! interrupt has to be a device in the AML with that interrupt in its `_CRS`.
+//! through devices in the namespace.
+//!
+//! Linux then looks for neither the 8259s nor the PIT. So whatever uses an ISA interrupt has to be a device in the AML with
+//! that interrupt in its `_CRS`; and the frequency of the time-stamp counter, with which it sets up its other timers, must come
+//! from elsewhere: kvm-clock, or CPUID.
 
 mod config;
 mod dsdt;
