@@ -1,1 +1,98 @@
-//! Whole-workspace and whole-machine tests; they live in `tests/`.
+//! Whole-workspace and whole-machine tests; they live in `tests/`. This library is what the latter share: a stock
+//! kernel, a small guest, and a `drystone` to boot them with, as files of a job in the lab.
+#![allow(clippy::expect_used)]
+
+use drystone_lab::initramfs::{Builder, LOAD_MODULES};
+use drystone_lab::{Job, Lab, Outcome, Progress, Version, build_binary};
+use std::path::PathBuf;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// The guest's first program: reports what it sees, then does what `test=…` on its command line says.
+const INIT: &str = r#"#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+echo "report release $(uname -r)"
+echo "report cpus $(grep -c ^processor /proc/cpuinfo)"
+echo "report memory_kib $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
+echo "report ttyS0 $(cat /sys/class/tty/ttyS0/type)"
+echo "report date $(date +%s)"
+dmesg -r | grep '^<[0-4]>' | sed 's/^<[0-9]>\[[ 0-9.]*\] /warning /'
+echo "report done"
+for word in $(cat /proc/cmdline); do case $word in test=*) test=${word#test=};; esac; done
+case $test in
+count) i=0; while :; do i=$((i+1)); echo "count $i"; usleep 50000; done;;
+echo) stty -echo; echo ready; while read -r line; do echo "heard $line"; [ "$line" = end ] && break; done;;
+button)
+    @LOAD_MODULES@
+    mkdir -p /etc/acpi/PWRF; printf '#!/bin/sh\necho button pressed > /dev/console\npoweroff -f\n' > /etc/acpi/PWRF/00000080
+    chmod +x /etc/acpi/PWRF/00000080
+    acpid -f -l /dev/null & echo ready; while :; do sleep 1; done;;
+reboot) reboot -f;;
+crash) echo c > /proc/sysrq-trigger;;
+esac
+poweroff -f
+"#;
+
+/// A lab with everything that a whole-machine test needs.
+pub struct Bench {
+    /// The lab.
+    pub lab: Lab,
+    vmm: PathBuf,
+    dir: TempDir,
+}
+
+impl Bench {
+    /// Prepares the lab and builds `drystone`.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn new() -> Self {
+        let lab = Lab::prepare(&Progress::stderr()).expect("the lab");
+        let vmm = build_binary("drystone", "drystone").expect("drystone builds");
+        Self { lab, vmm, dir: TempDir::new().expect("a temporary directory") }
+    }
+
+    /// A job whose script finds `drystone`, `guest.cpio` and, as `vmlinux` and `bzImage`, a kernel of `version`.
+    ///
+    /// # Panics
+    /// When the guest cannot be packed.
+    pub fn job(&self, version: Version, script: &str) -> Job {
+        let kernel = self.lab.kernel(version);
+        let initrd = self.dir.path().join(format!("guest-{}.cpio", version.name()));
+        let init = INIT.replace("@LOAD_MODULES@", LOAD_MODULES);
+        let guest = Builder::new().busybox(self.lab.busybox()).expect("busybox").init(&init);
+        let guest = guest.modules(kernel, &["button", "evdev"]).expect("modules");
+        guest.write_to(&initrd).expect("the guest's initramfs");
+        let prelude = "export DRYSTONE_RUNTIME_DIR=$PWD/run PATH=$PWD:$PATH\n";
+        Job::shell(format!("{prelude}{script}"))
+            .file(&self.vmm, "drystone")
+            .file(&initrd, "guest.cpio")
+            .file(&kernel.vmlinux, "vmlinux")
+            .file(&kernel.bzimage, "bzImage")
+            .time_limit(Duration::from_secs(300))
+    }
+
+    /// Runs a job and gives what it said; everything is shown if the test fails.
+    ///
+    /// # Panics
+    /// When the lab cannot run it.
+    pub fn run(&self, job: Job) -> Outcome {
+        let outcome = job.run(&self.lab).expect("the lab runs the job");
+        println!("{}\n--- stderr\n{}--- exit code {}", outcome.text(), outcome.error_text(), outcome.code);
+        outcome
+    }
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The value that a guest's or a script's line `report NAME VALUE` gives.
+pub fn report<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    let prefix = format!("report {name} ");
+    text.lines().find_map(|line| line.trim_end().strip_prefix(&prefix))
+}

@@ -2,6 +2,7 @@
 //! and only licences that we have agreed to.
 //!
 //! The rules are functions over a plain `Graph`, so that each is also shown a graph that breaks it.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 use std::collections::BTreeSet;

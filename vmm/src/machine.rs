@@ -20,9 +20,8 @@ use std::sync::{Arc, Mutex};
 
 pub use devices::Console;
 
-/// What every guest is told first: its console is the serial port, and there is no PCI bus to look for. The user's
-/// parameters come after it, and win.
-const DEFAULT_CMDLINE: &str = "console=ttyS0 pci=off";
+/// What every guest is told first: its console is the serial port. The user's parameters come after it, and win.
+const DEFAULT_CMDLINE: &str = "console=ttyS0";
 
 /// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]
