@@ -3,7 +3,7 @@ use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
@@ -39,11 +39,6 @@ struct Index {
     version: &'static str,
     routes: Vec<String>,
 }
-
-/// The body of a verb: nothing, or an object without fields, so that later versions can have some.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoOptions {}
 
 impl Routes {
     pub fn new(verbs: Arc<dyn Verbs>, limits: Limits) -> Self {
@@ -108,9 +103,12 @@ impl Routes {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Ok(());
         }
-        match serde_json::from_slice::<NoOptions>(&bytes) {
-            Ok(NoOptions {}) => Ok(()),
-            Err(e) => refuse(StatusCode::BAD_REQUEST, &format!("the body must be empty or {{}}: {e}")),
+        // An object, so that later versions can have options.
+        let bad = |what: &str| refuse(StatusCode::BAD_REQUEST, &format!("the body must be empty or {{}}: {what}"));
+        match serde_json::from_slice::<serde_json::Map<_, _>>(&bytes) {
+            Ok(options) if options.is_empty() => Ok(()),
+            Ok(_) => bad("there are no options"),
+            Err(e) => bad(&e.to_string()),
         }
     }
 

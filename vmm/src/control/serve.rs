@@ -62,6 +62,8 @@ pub(super) async fn connection<S>(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
+        // A peer may close its side after the request and still want the answer.
+        .half_close(true)
         .max_headers(limits.headers)
         .max_header_size(limits.head)
         .max_buf_size(limits.head.max(8192))

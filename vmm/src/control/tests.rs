@@ -1,1 +1,369 @@
+use super::*;
+use crate::client::{Client, ClientError};
+use crate::log::Log;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
+/// Long enough that a test that needs it has failed.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A machine that does as it is told, except that `reset` waits for the gate, `power` fails and a paused machine
+/// cannot be paused.
+#[derive(Default)]
+struct Stub {
+    state: Mutex<Option<VmState>>,
+    gate: Mutex<Gate>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Gate {
+    open: bool,
+    waiting: usize,
+}
+
+impl Stub {
+    fn open(&self) {
+        self.gate.lock().unwrap().open = true;
+        self.changed.notify_all();
+    }
+    fn wait_for_waiting(&self, n: usize) {
+        let gate = self.gate.lock().unwrap();
+        let (_gate, late) = self.changed.wait_timeout_while(gate, LONG, |g| g.waiting < n).unwrap();
+        assert!(!late.timed_out());
+    }
+}
+
+impl Verbs for Stub {
+    fn info(&self) -> Info {
+        Info {
+            id: "stub".into(),
+            pid: 7,
+            state: self.state.lock().unwrap().unwrap_or(VmState::Running),
+            cpus: 2,
+            memory_bytes: 512 << 20,
+            uptime_ms: 1234,
+            version: "0".into(),
+            resets: 3,
+            exits: [("pio_writes".to_owned(), 9)].into(),
+        }
+    }
+    fn act(&self, verb: Verb) -> Result<Info, VerbError> {
+        match verb {
+            Verb::Power => return Err(VerbError::Failed("no button".into())),
+            Verb::Reset => {
+                let mut gate = self.gate.lock().unwrap();
+                gate.waiting += 1;
+                self.changed.notify_all();
+                drop(self.changed.wait_timeout_while(gate, LONG, |g| !g.open).unwrap());
+            }
+            Verb::Stop => panic!("a bug in the machine"),
+            Verb::Pause if self.info().state == VmState::Paused => {
+                return Err(VerbError::Illegal("it is paused".into()));
+            }
+            Verb::Pause => *self.state.lock().unwrap() = Some(VmState::Paused),
+            Verb::Resume => *self.state.lock().unwrap() = Some(VmState::Running),
+        }
+        Ok(self.info())
+    }
+}
+
+struct Setup {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+    stub: Arc<Stub>,
+    server: Option<Server>,
+}
+
+fn serve(limits: Limits) -> Setup {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let stub = Arc::new(Stub::default());
+    let server = Server::start(&path, stub.clone(), limits, Log::none()).unwrap();
+    Setup { _dir: dir, path, stub, server: Some(server) }
+}
+
+fn quick() -> Limits {
+    let time = Duration::from_millis(300);
+    Limits { connections: 3, verbs: 2, body: 1000, head_time: time, body_time: time, stall_time: time, ..Limits::default() }
+}
+
+impl Setup {
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.path).unwrap();
+        stream.set_read_timeout(Some(LONG)).unwrap();
+        stream.set_write_timeout(Some(LONG)).unwrap();
+        stream
+    }
+    /// Sends raw bytes and returns all that comes until the server closes.
+    fn raw(&self, bytes: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect();
+        // It may be refused before it is all sent.
+        let _ = stream.write_all(bytes.as_ref());
+        rest(stream)
+    }
+    fn request(&self, line: &str, more: &str) -> (u16, String) {
+        let answer = self.raw(format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{more}"));
+        (status(&answer), answer)
+    }
+    fn client(&self) -> Client {
+        Client::new(&self.path, LONG)
+    }
+}
+
+fn rest(mut stream: UnixStream) -> String {
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => (),
+        Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => (),
+        Err(e) => panic!("the connection stays open: {e}"),
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+fn status(answer: &str) -> u16 {
+    answer.split(' ').nth(1).unwrap_or_else(|| panic!("no answer: {answer:?}")).parse().unwrap()
+}
+
+#[test]
+fn every_request_gets_the_status_that_fits() {
+    let server = serve(Limits::default());
+    let cases = [
+        ("GET /v1", 200, "PUT /v1/vm/resume"),
+        ("GET /v1/vm", 200, "\"memory_bytes\":536870912"),
+        ("GET /v1/vm?x=y", 200, "\"state\":\"running\""),
+        ("HEAD /v1/vm", 200, "content-type: application/json"),
+        ("GET /", 404, "GET /v1 lists"),
+        ("GET /v2/vm", 404, "error"),
+        ("PUT /v1/vm/explode", 404, "error"),
+        ("PUT /v1/vm/pause/", 404, "error"),
+        ("POST /v1/vm", 405, "allow: GET, HEAD"),
+        ("GET /v1/vm/pause", 405, "allow: PUT"),
+        ("DELETE /v1", 405, "error"),
+        ("BREWSOMETHINGLONG /v1/vm", 405, "this method"),
+        ("PUT /v1/vm/pause", 200, "\"state\":\"paused\""),
+        ("PUT /v1/vm/pause", 409, "{\"error\":\"it is paused\"}"),
+        ("PUT /v1/vm/resume", 200, "\"state\":\"running\""),
+        ("PUT /v1/vm/power", 500, "{\"error\":\"no button\"}"),
+        ("PUT /v1/vm/stop", 500, "internal error"),
+        ("GET /v1/vm", 200, "running"),
+    ];
+    for (line, code, part) in cases {
+        let (status, answer) = server.request(line, "\r\n");
+        assert_eq!(status, code, "{line}: {answer}");
+        assert!(answer.contains(part), "{line}: {answer}");
+    }
+}
+
+#[test]
+fn the_socket_is_the_users_alone_and_goes_with_the_server() {
+    let mut server = serve(Limits::default());
+    assert_eq!(std::fs::metadata(&server.path).unwrap().permissions().mode() & 0o777, 0o600);
+    let stub: Arc<dyn Verbs> = server.stub.clone();
+    let again = Server::start(&server.path, stub, Limits::default(), Log::none());
+    assert!(again.err().unwrap().to_string().contains("cannot listen: Address"));
+    server.server = None;
+    assert!(!server.path.exists());
+}
+
+#[test]
+fn bodies_are_empty_or_an_empty_object() {
+    let server = serve(quick());
+    let put = |body: &str| {
+        server.request("PUT /v1/vm/resume", &format!("content-length: {}\r\n\r\n{body}", body.len())).0
+    };
+    for good in ["", "{}", " { } \n"] {
+        assert_eq!(put(good), 200, "{good:?}");
+    }
+    for bad in ["{", "[]", "1", "{\"timeout\": 1}", "\0", "{} {}"] {
+        assert_eq!(put(bad), 400, "{bad:?}");
+    }
+    assert_eq!(put(&" ".repeat(1000)), 200);
+    assert_eq!(put(&" ".repeat(1001)), 413);
+    let announced = server.request("PUT /v1/vm/resume", "content-length: 4000000000\r\n\r\n");
+    assert_eq!(announced.0, 413, "without waiting for it");
+    let chunk = format!("258\r\n{}\r\n", " ".repeat(600));
+    let chunked = server.request("PUT /v1/vm/resume", &format!("transfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"));
+    assert_eq!(chunked.0, 413);
+    let late = server.request("PUT /v1/vm/resume", "content-length: 5\r\n\r\n{");
+    assert_eq!(late.0, 408);
+}
+
+#[test]
+fn heads_are_bounded() {
+    let server = serve(quick());
+    let long = format!("x: {}\r\n\r\n", "y".repeat(20 << 10));
+    assert_eq!(server.request("GET /v1/vm", &long).0, 431);
+    let many = "x: y\r\n".repeat(100) + "\r\n";
+    assert_eq!(server.request("GET /v1/vm", &many).0, 431);
+    for garbage in ["\x16\x03\x01\x02\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET /v1 HTTP/1.1\r\nhost\r\n\r\n"] {
+        assert_eq!(status(&server.raw(garbage)), 400, "{garbage:?}");
+    }
+    assert_eq!(server.request("GET /v1/vm", "\r\n").0, 200);
+}
+
+#[test]
+fn a_connection_serves_many_requests() {
+    let server = serve(Limits::default());
+    let two = "GET /v1/vm HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/vm HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    assert_eq!(server.raw(two).matches("HTTP/1.1 200").count(), 2);
+}
+
+#[test]
+fn silent_peers_hold_their_places_only_for_a_while() {
+    let server = serve(quick());
+    let mut idle: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    idle[1].write_all(b"GET /v1/vm HTTP/1.1\r\nhost:").unwrap();
+    idle[2].write_all(b"GET /v1/vm HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    // All places are taken: this one waits until they are free again.
+    assert_eq!(server.request("GET /v1/vm", "\r\n").0, 200);
+    let answers: Vec<_> = idle.into_iter().map(rest).collect();
+    assert_eq!(answers[2].matches("HTTP/1.1 200").count(), 1, "an idle connection is closed, too");
+}
+
+#[test]
+fn a_peer_that_does_not_read_its_answers_is_dropped() {
+    let server = serve(quick());
+    let deaf: Vec<_> = (0..3)
+        .map(|_| {
+            let mut stream = server.connect();
+            let sent = std::thread::spawn(move || {
+                let request = "GET /v1/vm HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
+                // It sends until it is refused.
+                while stream.write_all(request.as_bytes()).is_ok() {}
+            });
+            sent
+        })
+        .collect();
+    deaf.into_iter().for_each(|d| d.join().unwrap());
+    assert_eq!(server.request("GET /v1/vm", "\r\n").0, 200);
+}
+
+#[test]
+fn the_state_is_told_while_a_verb_takes_its_time() {
+    let server = serve(Limits { verbs: 2, ..Limits::default() });
+    std::thread::scope(|s| {
+        let reset = || server.client().act(Verb::Reset);
+        let first = s.spawn(reset);
+        server.stub.wait_for_waiting(1);
+        assert_eq!(server.client().info().unwrap().state, VmState::Running);
+        let second = s.spawn(reset);
+        // The second waits for its turn; as soon as it has its place, a third is refused.
+        let refused = loop {
+            match server.request("PUT /v1/vm/resume", "content-length: 1\r\n\r\nx") {
+                (400, _) => (),
+                other => panic!("{other:?}"),
+            }
+            let third = Client::new(&server.path, Duration::from_millis(200)).act(Verb::Resume);
+            match third {
+                Err(ClientError::Refused { status, .. }) => break status,
+                Err(ClientError::Timeout { .. }) => (),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(refused, 503);
+        assert_eq!(server.stub.gate.lock().unwrap().waiting, 1, "one verb at a time");
+        server.stub.open();
+        first.join().unwrap().unwrap();
+        second.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn peers_that_leave_do_not_pile_up_work() {
+    let server = serve(Limits { verbs: 2, ..Limits::default() });
+    for _ in 0..50 {
+        let mut stream = server.connect();
+        stream.write_all(b"PUT /v1/vm/reset HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    }
+    server.stub.wait_for_waiting(1);
+    // Those before it in the backlog were looked at when this one has its answer.
+    assert_eq!(server.request("PUT /v1/vm/resume", "\r\n").0, 503);
+    assert_eq!(server.stub.gate.lock().unwrap().waiting, 1, "the others wait or were refused");
+    server.stub.open();
+}
+
+#[test]
+fn an_answer_that_is_on_its_way_outlives_the_server() {
+    let mut server = serve(Limits::default());
+    let client = server.client();
+    let asked = std::thread::spawn(move || client.act(Verb::Reset));
+    server.stub.wait_for_waiting(1);
+    let stub = server.stub.clone();
+    let end = server.server.take();
+    let opener = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        stub.open();
+    });
+    drop(end);
+    asked.join().unwrap().unwrap();
+    opener.join().unwrap();
+}
+
+#[test]
+fn a_verb_that_hangs_does_not_hold_up_the_end() {
+    let mut server = serve(Limits::default());
+    let client = server.client();
+    let asked = std::thread::spawn(move || client.act(Verb::Reset));
+    server.stub.wait_for_waiting(1);
+    server.server = None;
+    assert!(matches!(asked.join().unwrap(), Err(ClientError::Protocol { .. })));
+    assert!(!server.stub.gate.lock().unwrap().open);
+    server.stub.open();
+}
+
+#[test]
+fn the_client_says_what_went_wrong() {
+    let server = serve(Limits::default());
+    let info = server.client().info().unwrap();
+    assert_eq!(info, server.stub.info());
+    server.client().act(Verb::Pause).unwrap();
+    let refused = server.client().act(Verb::Pause).unwrap_err();
+    assert!(matches!(&refused, ClientError::Refused { status: 409, why } if why == "it is paused"), "{refused}");
+    let nobody = Client::new(&server.path.with_file_name("none"), LONG);
+    assert!(nobody.info().unwrap_err().is_absent());
+    // Somebody who listens and says nothing, and somebody who talks nonsense.
+    let mute = server.path.with_file_name("mute");
+    let listener = std::os::unix::net::UnixListener::bind(&mute).unwrap();
+    let late = Client::new(&mute, Duration::from_millis(50)).info().unwrap_err();
+    assert!(matches!(late, ClientError::Timeout { .. }) && !late.is_absent());
+    drop(listener.accept());
+    let talk = std::thread::spawn(move || listener.accept().unwrap().0.write_all(b"hello\r\n\r\n"));
+    let nonsense = Client::new(&mute, LONG).info().unwrap_err();
+    assert!(matches!(nonsense, ClientError::Protocol { .. }), "{nonsense}");
+    talk.join().unwrap().unwrap();
+    let all = Client::infos(&[server.client(), nobody, server.client()]);
+    assert!(matches!(&all[..], [Ok(_), Err(_), Ok(_)]));
+}
+
+#[test]
+fn unknown_fields_and_states_of_a_later_version_are_understood() {
+    let mut value = serde_json::to_value(Stub::default().info()).unwrap();
+    value["state"] = "dreaming".into();
+    value["colour"] = "grey".into();
+    assert_eq!(serde_json::from_value::<Info>(value).unwrap().state, VmState::Unknown);
+}
+
+/// What fuzzing starts from, and what it found.
+#[test]
+fn the_corpus_gets_answers() {
+    let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/control");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(corpus).unwrap() {
+        let path = entry.unwrap().path();
+        let answer = fuzz::request(&std::fs::read(&path).unwrap());
+        // The name begins with the status that the first answer must have, or with 000 for none.
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if let Some(expected) = name.get(..3).and_then(|n| n.parse::<u16>().ok()) {
+            let text = String::from_utf8_lossy(&answer);
+            let status = if answer.is_empty() { 0 } else { status(&text) };
+            assert_eq!(status, expected, "{name}: {text}");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 10, "the corpus is not there");
+}
