@@ -1,3 +1,16 @@
-//! Test support: conformance suites, tiny guests, fuzz bodies.
+//! Test support: tiny guests, conformance suites for hypervisors, fuzz bodies. Never a dependency of anything but tests,
+//! so it panics where a test would.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+#![doc = include_str!("../README.md")]
 
+mod asm;
+pub mod conformance;
 pub mod fuzz;
+pub mod guest;
+mod io;
+mod tiny;
+
+pub use asm::Asm;
+pub use guest::Guest;
+pub use io::{Access, IoLog};
+pub use tiny::{Backend, RAM, TinyVm, run_through_io};

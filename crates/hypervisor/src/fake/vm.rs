@@ -147,11 +147,15 @@ impl Vm for FakeVm {
         datamatch: Option<Datamatch>,
     ) -> Result<Guard, Error> {
         let attempt = || format!("register a doorbell at {addr:x?}");
-        if datamatch.is_some_and(|m| ![1, 2, 4, 8].contains(&m.len)) {
-            return Err(Error::Invalid {
-                attempt: attempt(),
-                why: "its width is not 1, 2, 4 or 8 bytes".into(),
-            });
+        if let Some(Datamatch { value, len }) = datamatch {
+            let why = match len {
+                1 | 2 | 4 if value >> (len * 8) != 0 => format!("{value:#x} does not fit into {len} bytes"),
+                1 | 2 | 4 | 8 => String::new(),
+                _ => "its width is not 1, 2, 4 or 8 bytes".into(),
+            };
+            if !why.is_empty() {
+                return Err(Error::Invalid { attempt: attempt(), why });
+            }
         }
         let failed = |cause| Error::Call { attempt: attempt(), cause };
         let event = event.try_clone().map_err(failed)?;

@@ -1,0 +1,64 @@
+//! What every hypervisor behind the traits does alike. Each suite is a function that asserts; the macro
+//! [`conformance_tests`](crate::conformance_tests) makes a test of each.
+//!
+//! No suite asserts how long anything takes. A kick that is lost shows as a vCPU that never comes back: whoever waits for
+//! it gives up after [`PATIENCE`], which is far more than any host needs.
+
+mod events;
+mod exits;
+mod kicks;
+mod memory;
+mod smp;
+mod state;
+
+pub use events::*;
+pub use exits::*;
+pub use kicks::*;
+pub use memory::*;
+pub use smp::*;
+pub use state::*;
+
+use drystone_hypervisor::VmConfig;
+use std::time::Duration;
+
+/// After this long without a sign of life something hangs.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Both configurations that matter to vCPUs: without and with interrupt controllers.
+fn configs() -> [VmConfig; 2] {
+    [VmConfig::bare(), VmConfig::default()]
+}
+
+/// Makes one `#[test]` of every conformance suite. `$backend` is a function that returns `Option<Backend>`; where it
+/// returns none, the test passes: the function says why.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($backend:path) => {
+        $crate::conformance_tests! { $backend:
+            port_accesses_of_each_width string_accesses_are_many_accesses device_memory_of_each_width
+            halt_without_an_interrupt_controller_exits halt_with_one_waits a_triple_fault_is_a_shutdown
+            a_kick_before_the_first_run_comes_before_anything_else a_kick_stops_a_guest_that_spins
+            a_kick_during_io_comes_next kicks_merge an_input_is_complete_once_interrupted
+            a_kick_after_the_vcpu_is_gone_is_harmless no_kick_is_lost_in_a_race
+            a_vcpu_moves_between_threads
+            a_save_in_the_middle_goes_on_in_a_fresh_vm restoring_the_first_state_is_a_reset
+            foreign_and_broken_states_are_refused registers_read_back_as_set
+            memory_comes_and_goes ranges_that_make_no_sense_are_refused a_slot_is_free_again
+            read_only_memory_is_read_and_not_written the_dirty_log_has_what_the_guest_wrote
+            a_guard_outlives_its_vm
+            events_and_lines_reach_a_halted_guest interrupts_survive_a_save
+            interrupts_need_a_controller doorbells_ring_for_what_they_match doorbells_do_not_collide
+            two_vcpus_run_at_once a_number_is_used_once
+        }
+    };
+    ($backend:path: $($suite:ident)*) => {
+        $(
+            #[test]
+            fn $suite() {
+                if let Some(backend) = $backend() {
+                    $crate::conformance::$suite(&backend);
+                }
+            }
+        )*
+    };
+}
