@@ -145,6 +145,8 @@ impl Error {
         match self {
             Self::OutputClosed(_) => 128 + 13,
             Self::Cancelled(Some(signal)) => 128 + signal,
+            // As if it had been Ctrl-C.
+            Self::Cancelled(None) => 128 + 2,
             Self::Job(_) => 2,
             _ => 125,
         }

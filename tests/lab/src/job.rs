@@ -51,6 +51,7 @@ pub struct Job {
     stdout: Sink,
     stderr: Sink,
     terminal: bool,
+    queued: bool,
     cancel: Option<Cancel>,
     progress: Option<Progress>,
 }
@@ -106,6 +107,7 @@ impl Job {
             stdout: Sink::Capture(Vec::new()),
             stderr: Sink::Capture(Vec::new()),
             terminal: false,
+            queued: true,
             cancel: None,
             progress: None,
         }
@@ -197,6 +199,12 @@ impl Job {
         self
     }
 
+    /// Starts the job at once, however many run already: for one that a person sits in front of.
+    pub fn at_once(mut self) -> Self {
+        self.queued = false;
+        self
+    }
+
     /// Lets a switch end the job with [`Error::Cancelled`].
     pub fn cancel(mut self, cancel: &Cancel) -> Self {
         self.cancel = Some(cancel.clone());
@@ -247,7 +255,7 @@ impl Job {
 
     fn run_emulated(self, lab: &Lab, progress: &Progress) -> Result<Outcome, Error> {
         let memory = self.memory.next_multiple_of(1 << 20);
-        let _slot = take_slot(lab.store(), progress)?;
+        let _slot = if self.queued { Some(take_slot(lab.store(), progress)?) } else { None };
         let snapshot = Snapshot::get(lab.store(), lab.assets(), lab.agent()?, memory, progress)?;
         let run = RunDir::create(lab.store())?;
         let files = run.path().join("files");

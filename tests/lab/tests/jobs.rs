@@ -125,6 +125,12 @@ fn the_machine_is_a_fresh_one_with_kvm() {
 }
 
 #[test]
+fn a_test_of_another_package_gets_the_agent_built() {
+    let lab = Lab::prepare(&drystone_lab::Progress::stderr()).unwrap();
+    assert_eq!(quick(&lab, "echo it runs").text(), "it runs\n");
+}
+
+#[test]
 fn direct_jobs_mean_the_same() {
     // A process of its own, as the choice comes from the environment.
     let run = |arguments: &[&str]| {

@@ -74,7 +74,8 @@ fn a_runner_whose_output_is_closed_ends() {
         assert!(!machine.is_alive() && !directory.exists());
         let mut said = String::new();
         child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        assert_eq!(said, "");
+        // It may have had to wait for other tests, and nothing else.
+        assert!(said.lines().all(|line| line.contains("waiting for")), "{said}");
     }
 }
 

@@ -52,7 +52,7 @@ impl Terminal {
     /// here, so silence for very long means that it will not come.
     fn expect(&mut self, text: &str) -> String {
         let mut seen = String::new();
-        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+        let patience = Timespec { tv_sec: 100, tv_nsec: 0 };
         while !seen.contains(text) {
             let ready = poll(&mut [PollFd::new(&self.screen, PollFlags::IN)], Some(&patience)).unwrap();
             assert!(ready > 0, "{text:?} does not appear, but {seen:?}");
@@ -105,6 +105,6 @@ fn the_terminal_is_restored_however_the_runner_ends() {
     let mut child = terminal.spawn(runner().args(["-i", "--tty", "--", "stty -echo raw; sleep 1000"]));
     common::eventually("raw mode", || terminal.is_raw());
     terminal.type_in("\x1d\x1d\x1d");
-    assert_eq!(child.wait().unwrap().code(), Some(125));
+    assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!terminal.is_raw());
 }

@@ -25,7 +25,7 @@ stty rows @ROWS@ cols @COLUMNS@ < /dev/ttyS0
 cpus=$(grep -c ^processor /proc/cpuinfo)
 memory=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
 echo "Linux $(uname -r), $cpus CPU, $memory MiB, up $(cut -d' ' -f1 /proc/uptime) s."
-echo "To leave: poweroff -f, or end this shell, or press Ctrl-] three times."
+echo "To leave: poweroff -f, or Ctrl-A x; should nothing else help, Ctrl-] three times."
 setsid cttyhack sh
 poweroff -f
 "#;
@@ -82,7 +82,7 @@ impl Boot {
             job = job.memory(machine_memory(self.memory));
         }
         if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
-            job = job.terminal();
+            job = job.terminal().at_once();
         }
         launch(job, &lab, progress)
     }
