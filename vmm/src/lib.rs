@@ -1,4 +1,4 @@
-//! A virtual machine monitor for Linux guests, composed of the drystone crates.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 pub mod cli;

@@ -131,6 +131,7 @@ pub fn run_with(config: &Config, engine: &dyn Engine) -> Result<ExitStatus, RunE
     let (status, gone) = supervise(&events, &built.verbs, &*built.end, &log);
     if gone {
         let _ = monitor.join();
+        log.debug("the machine is gone");
     }
     if !session.finish() {
         log.warn("some of the guest's last output was lost");

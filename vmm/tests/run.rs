@@ -198,7 +198,10 @@ impl Runtime {
     }
     fn machines(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.0.path()).unwrap();
-        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|n| !n.starts_with('.')).collect()
+        entries
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .filter(|n| !n.starts_with('.'))
+            .collect()
     }
 }
 
@@ -222,8 +225,7 @@ impl Session {
         let name = ptsname(&master, Vec::new()).unwrap();
         let tty = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
         let before = modes(&tty);
-        let child =
-            command.stdin(tty.try_clone().unwrap()).stdout(tty.try_clone().unwrap()).spawn().unwrap();
+        let child = command.stdin(tty.try_clone().unwrap()).stdout(tty.try_clone().unwrap()).spawn().unwrap();
         let mut session = Self { user: BufReader::new(File::from(master)), tty, before, child };
         session.read_to("ready");
         wait_until("raw mode", || is_raw(&session.tty));
@@ -411,8 +413,7 @@ fn a_terminal_that_nobody_reads_does_not_hold_up_the_end() {
 #[test]
 fn pipes_are_a_console_too_and_their_end_is_not_the_machines() {
     let runtime = Runtime::new();
-    let mut child =
-        runtime.command("echo").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = runtime.command("echo").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"uno\x01xduo\n").unwrap();
     let mut out = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -442,7 +443,8 @@ fn commands_speak_to_a_running_machine() {
     assert_eq!(runtime.drystone(&["pause"]), (0, String::new(), String::new()));
     let json: serde_json::Value = serde_json::from_str(&runtime.drystone(&["ls", "--json"]).1).unwrap();
     assert_eq!((&json[0]["id"], &json[0]["state"]), (&"echo".into(), &"paused".into()));
-    let info: serde_json::Value = serde_json::from_str(&runtime.drystone(&["info", "echo", "--json"]).1).unwrap();
+    let info: serde_json::Value =
+        serde_json::from_str(&runtime.drystone(&["info", "echo", "--json"]).1).unwrap();
     assert_eq!(info["exits"]["pio_reads"], 5);
     assert!(runtime.drystone(&["info"]).1.contains("state    paused"));
     let refused = runtime.drystone(&["reset", "echo"]);

@@ -68,5 +68,12 @@ fn located(text: &str, error: &toml::de::Error, field: Option<String>) -> (usize
     let line = 1 + text.bytes().take(start).filter(|b| *b == b'\n').count();
     // The message may go over several lines; the user gets one.
     let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join("; ");
+    // Which field is unknown is said already.
+    let named = message.starts_with("unknown field");
+    let field = field.map(|f| if named { parent(&f).to_owned() } else { f }).filter(|f| !f.is_empty());
     (line, field.map_or(message.clone(), |f| format!("{f}: {message}")))
+}
+
+fn parent(field: &str) -> &str {
+    field.rsplit_once('.').map_or("", |(parent, _)| parent)
 }

@@ -76,7 +76,7 @@ fn a_full_file_is_read_and_written_back() {
 #[test]
 fn what_is_wrong_in_a_file_is_named_with_its_line_and_field() {
     let cases = [
-        ("cpus = 1\nmemroy = \"1G\"", 2, "unknown field `memroy`"),
+        ("cpus = 1\nmemroy = \"1G\"", 2, "unknown field `memroy`, expected"),
         ("cpus = 1\n\ncpus = \"two\"\n", 3, "duplicate key"),
         ("\ncpus = \"two\"", 2, "cpus: invalid type: string \"two\""),
         ("cpus = -1", 1, "cpus: invalid value"),
@@ -86,7 +86,7 @@ fn what_is_wrong_in_a_file_is_named_with_its_line_and_field() {
             4,
             "memory.backing: unknown variant `paper`",
         ),
-        ("[memory]\nsize = \"64M\"\nsise = 1", 3, "unknown field `sise`"),
+        ("[memory]\nsize = \"64M\"\nsise = 1", 3, "memory: unknown field `sise`"),
         ("console = \"stdout\"", 1, "console: unknown variant `stdout`"),
         ("kernel = \"a\"\nkernel", 2, "key"),
         ("memory = -5", 1, "memory: a size cannot be negative"),
@@ -96,6 +96,7 @@ fn what_is_wrong_in_a_file_is_named_with_its_line_and_field() {
         assert_eq!(found, line, "{text:?}: {message}");
         assert!(message.contains(what), "{text:?}: {message}");
         assert!(!message.contains('\n'), "{message:?}");
+        assert!(!message.starts_with("memroy:"), "{message:?}");
     }
 }
 

@@ -286,14 +286,16 @@ fn a_reader_that_has_gone_is_no_reason_to_stop() {
 fn the_users_descriptors_keep_their_flags() {
     let (_user, tty) = pty();
     let (reader, writer) = std::io::pipe().unwrap();
-    let flags = || [tty.as_fd(), reader.as_fd(), writer.as_fd()].map(|fd| rustix::fs::fcntl_getfl(fd).unwrap());
+    let flags =
+        || [tty.as_fd(), reader.as_fd(), writer.as_fd()].map(|fd| rustix::fs::fcntl_getfl(fd).unwrap());
     let before = flags();
     let (_guest, source) = speech();
     let (_guest, source2) = speech();
     let terminal = Terminal::of(tty.as_fd()).unwrap();
     let _input = Input::start(tty.as_fd(), terminal, Box::new(Fifo::with_room(1)), no_escape()).unwrap();
     let _input2 = Input::start(reader.as_fd(), None, Box::new(Fifo::with_room(1)), no_escape()).unwrap();
-    let _outputs = [Output::start(tty.as_fd(), source).unwrap(), Output::start(writer.as_fd(), source2).unwrap()];
+    let _outputs =
+        [Output::start(tty.as_fd(), source).unwrap(), Output::start(writer.as_fd(), source2).unwrap()];
     assert_eq!(flags(), before);
     assert!(!before[0].contains(OFlags::NONBLOCK));
 }

@@ -104,7 +104,8 @@ impl Routes {
             return Ok(());
         }
         // An object, so that later versions can have options.
-        let bad = |what: &str| refuse(StatusCode::BAD_REQUEST, &format!("the body must be empty or {{}}: {what}"));
+        let bad =
+            |what: &str| refuse(StatusCode::BAD_REQUEST, &format!("the body must be empty or {{}}: {what}"));
         match serde_json::from_slice::<serde_json::Map<_, _>>(&bytes) {
             Ok(options) if options.is_empty() => Ok(()),
             Ok(_) => bad("there are no options"),

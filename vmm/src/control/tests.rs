@@ -89,7 +89,15 @@ fn serve(limits: Limits) -> Setup {
 
 fn quick() -> Limits {
     let time = Duration::from_millis(300);
-    Limits { connections: 3, verbs: 2, body: 1000, head_time: time, body_time: time, stall_time: time, ..Limits::default() }
+    Limits {
+        connections: 3,
+        verbs: 2,
+        body: 1000,
+        head_time: time,
+        body_time: time,
+        stall_time: time,
+        ..Limits::default()
+    }
 }
 
 impl Setup {
@@ -187,7 +195,8 @@ fn bodies_are_empty_or_an_empty_object() {
     let announced = server.request("PUT /v1/vm/resume", "content-length: 4000000000\r\n\r\n");
     assert_eq!(announced.0, 413, "without waiting for it");
     let chunk = format!("258\r\n{}\r\n", " ".repeat(600));
-    let chunked = server.request("PUT /v1/vm/resume", &format!("transfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"));
+    let chunked = server
+        .request("PUT /v1/vm/resume", &format!("transfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"));
     assert_eq!(chunked.0, 413);
     let late = server.request("PUT /v1/vm/resume", "content-length: 5\r\n\r\n{");
     assert_eq!(late.0, 408);
@@ -200,7 +209,12 @@ fn heads_are_bounded() {
     assert_eq!(server.request("GET /v1/vm", &long).0, 431);
     let many = "x: y\r\n".repeat(100) + "\r\n";
     assert_eq!(server.request("GET /v1/vm", &many).0, 431);
-    for garbage in ["\x16\x03\x01\x02\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "GET /v1 HTTP/1.1\r\nhost\r\n\r\n"] {
+    for garbage in [
+        "\x16\x03\x01\x02\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        "GET /v1 HTTP/1.1\r\nhost\r\n\r\n",
+    ] {
         assert_eq!(status(&server.raw(garbage)), 400, "{garbage:?}");
     }
     assert_eq!(server.request("GET /v1/vm", "\r\n").0, 200);
@@ -209,7 +223,8 @@ fn heads_are_bounded() {
 #[test]
 fn a_connection_serves_many_requests() {
     let server = serve(Limits::default());
-    let two = "GET /v1/vm HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/vm HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let two =
+        "GET /v1/vm HTTP/1.1\r\nhost: x\r\n\r\nGET /v1/vm HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     assert_eq!(server.raw(two).matches("HTTP/1.1 200").count(), 2);
 }
 
@@ -231,12 +246,11 @@ fn a_peer_that_does_not_read_its_answers_is_dropped() {
     let deaf: Vec<_> = (0..3)
         .map(|_| {
             let mut stream = server.connect();
-            let sent = std::thread::spawn(move || {
+            std::thread::spawn(move || {
                 let request = "GET /v1/vm HTTP/1.1\r\nhost: x\r\n\r\n".repeat(1000);
                 // It sends until it is refused.
                 while stream.write_all(request.as_bytes()).is_ok() {}
-            });
-            sent
+            })
         })
         .collect();
     deaf.into_iter().for_each(|d| d.join().unwrap());
@@ -323,7 +337,10 @@ fn the_client_says_what_went_wrong() {
     assert_eq!(info, server.stub.info());
     server.client().act(Verb::Pause).unwrap();
     let refused = server.client().act(Verb::Pause).unwrap_err();
-    assert!(matches!(&refused, ClientError::Refused { status: 409, why } if why == "it is paused"), "{refused}");
+    assert!(
+        matches!(&refused, ClientError::Refused { status: 409, why } if why == "it is paused"),
+        "{refused}"
+    );
     let nobody = Client::new(&server.path.with_file_name("none"), LONG);
     assert!(nobody.info().unwrap_err().is_absent());
     // Somebody who listens and says nothing, and somebody who talks nonsense.
