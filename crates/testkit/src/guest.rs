@@ -68,12 +68,12 @@ pub const READY_PORT: u16 = 0x99;
 /// Where [`interrupts`] writes the number of each interrupt that it takes.
 pub const INTERRUPT_PORT: u16 = 0x98;
 
-/// Outputs the low bytes of [`PATTERN`] to port 0x10 in each width, then inputs from 0x20 and outputs what it got to
-/// 0x21 in each width, then halts.
+/// Outputs the low bytes of [`PATTERN`] to port 0x10 in each width, then inputs from 0x28 and outputs what it got to
+/// 0x29 in each width, then halts.
 pub fn port_io() -> Guest {
     let mut code = Asm::new().mov_rax(PATTERN).mov_edx(0x10).output(1).output(2).output(4);
     for width in [1, 2, 4] {
-        code = code.mov_edx(0x20).input(width).mov_edx(0x21).output(width);
+        code = code.mov_edx(0x28).input(width).mov_edx(0x29).output(width);
     }
     Guest::new(code.hlt(), |cpu| {
         for width in [1, 2, 4] {
@@ -81,8 +81,8 @@ pub fn port_io() -> Guest {
         }
         for width in [1, 2, 4] {
             let mut data = vec![0; width];
-            cpu.pio_in(0x20, &mut data);
-            cpu.pio_out(0x21, &data);
+            cpu.pio_in(0x28, &mut data);
+            cpu.pio_out(0x29, &data);
         }
         cpu.halt();
     })
@@ -164,12 +164,12 @@ pub fn spins() -> Guest {
     })
 }
 
-/// Inputs a byte from port 0x20, then spins.
+/// Inputs a byte from port 0x28, then spins.
 pub fn inputs_then_spins() -> Guest {
-    let code = Asm::new().mov_edx(0x20).input(1);
+    let code = Asm::new().mov_edx(0x28).input(1);
     let end = code.here();
     Guest::new(code.jmp(end), |cpu| {
-        cpu.in8(0x20);
+        cpu.in8(0x28);
         loop {
             cpu.step();
         }

@@ -23,7 +23,7 @@ pub fn port_accesses_of_each_width(backend: &Backend) {
     let mut next = 0xa0;
     for width in [1, 2, 4] {
         let data = answer(&mut next, width);
-        expected.extend([Access::In(0x20, data.clone()), Access::Out(0x21, data)]);
+        expected.extend([Access::In(0x28, data.clone()), Access::Out(0x29, data)]);
     }
     assert_eq!(io.take(), expected);
     assert_eq!(exits, 9, "one exit an access");

@@ -92,7 +92,7 @@ pub fn an_input_is_complete_once_interrupted(backend: &Backend) {
             assert_eq!(tiny.vcpu().run(&mut io).unwrap(), Exit::Interrupted);
             assert_eq!(tiny.vcpu().regs().unwrap().rax & 0xff, 0xa0);
         }
-        assert_eq!(io.take(), [Access::In(0x20, vec![0xa0])]);
+        assert_eq!(io.take(), [Access::In(0x28, vec![0xa0])]);
     }
 }
 
