@@ -79,8 +79,9 @@ fn a_time_limit_ends_everything_in_the_job() {
     let outcome = job.run(&lab).unwrap();
     assert_eq!((outcome.code, outcome.timed_out, outcome.text().as_str()), (124, true, "started\n"));
     assert!(dir.path().join("alive").exists());
-    let outcome = quick(&lab, "sh -c 'sleep 1000' & echo $!");
-    assert_eq!(outcome.code, 0, "what is left behind does not keep a job from ending");
+    // What is left behind neither keeps a job from ending nor lives on to say anything.
+    let outcome = quick(&lab, "setsid sh -c 'sleep 3; echo late' & echo done");
+    assert_eq!((outcome.code, outcome.text().as_str()), (0, "done\n"));
 }
 
 #[test]

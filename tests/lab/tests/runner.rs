@@ -37,6 +37,8 @@ fn a_killed_runner_takes_its_machine_along_and_the_next_one_clears_up() {
     let mut child = start("echo ready; sleep 1000");
     let (machine, directory) = machine_of(&child);
     assert!(machine.is_alive() && directory.is_dir());
+    // The machine itself would notice, and power off; one that is stuck must go just as well.
+    machine.stop();
     signal(&child, Signal::KILL);
     child.wait().unwrap();
     eventually("QEMU ends with its runner", || !machine.is_alive());

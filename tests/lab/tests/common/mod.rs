@@ -52,6 +52,12 @@ impl Process {
         (fields[0] != "Z").then(|| Self { pid, started: fields[19].clone() })
     }
 
+    /// Stops the process where it is, until it is killed.
+    pub fn stop(&self) {
+        let pid = rustix::process::Pid::from_raw(self.pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    }
+
     pub fn is_alive(&self) -> bool {
         Self::find(self.pid).as_ref() == Some(self)
     }
