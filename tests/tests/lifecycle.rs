@@ -6,7 +6,7 @@ use drystone_tests::{Bench, report};
 
 /// `start NAME TEST [FLAGS]` runs a guest in the background, its console in NAME.out; `await NAME TEXT` waits for a line.
 const PRELUDE: &str = r#"
-start() { name=$1; test=$2; shift 2
+start() { name=$1; test=$2; shift 2; rm -f $name.out
     drystone run --id $name --kernel vmlinux --initrd guest.cpio --memory 128M --cmdline "quiet test=$test" \
         --console file:$name.out --log-file $name.log "$@" < /dev/null & pid=$!; }
 await() { n=0; until grep -q "$2" $1.out 2>/dev/null; do usleep 100000; n=$((n+1))
@@ -67,7 +67,7 @@ echo "report stale $(ls run | wc -l)"
 drystone ls > ls.txt; echo "report ls $?"; echo "report listed $(grep -c '^k ' ls.txt)"
 echo "report cleaned $(ls run | wc -l)"
 start k count; await k 'count 3'; drystone stop k; wait $pid; echo "report again $?"
-echo "report processes $(ps | grep -c '[d]rystone run')"
+echo "report processes $(pidof drystone | wc -w)"
 "#);
     assert_eq!(number(&text, "term"), 143);
     assert_eq!(number(&text, "left"), 0);
