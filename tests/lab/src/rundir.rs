@@ -85,6 +85,10 @@ pub(crate) fn take_slot(store: &Store, progress: &Progress) -> Result<Lock, Erro
             }
         },
     };
+    take_one_of(slots, store, progress)
+}
+
+fn take_one_of(slots: u32, store: &Store, progress: &Progress) -> Result<Lock, Error> {
     let dir = store.dir("slots")?;
     wait(progress, &format!("one of the {slots} machines that may run at once"), || {
         for slot in 0..slots {
@@ -121,9 +125,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = Store::at(root.path());
         let progress = Progress::silent();
-        let first = take_slot(&store, &progress).unwrap();
-        let _second = take_slot(&store, &progress).unwrap();
-        let waiting = std::thread::spawn(move || take_slot(&store, &Progress::silent()).map(drop));
+        let first = take_one_of(2, &store, &progress).unwrap();
+        let _second = take_one_of(2, &store, &progress).unwrap();
+        let waiting = std::thread::spawn(move || take_one_of(2, &store, &Progress::silent()).map(drop));
         std::thread::sleep(std::time::Duration::from_millis(150));
         assert!(!waiting.is_finished(), "a third one has to wait");
         drop(first);

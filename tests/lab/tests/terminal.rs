@@ -108,3 +108,22 @@ fn the_terminal_is_restored_however_the_runner_ends() {
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!terminal.is_raw());
 }
+
+#[test]
+fn boot_ends_in_a_shell_of_the_guest() {
+    let mut terminal = Terminal::new(31, 101);
+    let mut child = terminal.spawn(Command::new(common::runner_path()).args(["boot", "--kernel", "6.1"]));
+    let shown = terminal.expect("guest:~# ");
+    assert!(shown.contains("lab: running "), "it says where and why: {shown}");
+    assert!(shown.contains("Linux 6.1.") && shown.contains("To leave: poweroff -f"), "{shown}");
+    terminal.type_in("stty size; tty; grep -c ^processor /proc/cpuinfo\r");
+    terminal.expect("31 101\r\n/dev/ttyS0\r\n1\r\n");
+    // Job control works: Ctrl-C ends a program and not the shell.
+    terminal.type_in("sh -c 'echo up; exec sleep 1000'\r");
+    terminal.expect("up\r\n");
+    terminal.type_in("\x03");
+    terminal.expect("guest:~# ");
+    terminal.type_in("poweroff -f\r");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(!terminal.is_raw());
+}
