@@ -11,7 +11,7 @@ use drystone::registry::VmId;
 use drystone::run::{Built, Engine, run_with};
 use drystone_lifecycle::Cause;
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
 use std::fs::File;
@@ -468,9 +468,8 @@ fn what_a_killed_machine_leaves_is_cleaned_by_the_next_command() {
     for args in [&["ls"][..], &["info", "echo"], &["stop"]] {
         let mut child = runtime.command("none").stdin(Stdio::null()).spawn().unwrap();
         wait_until("it listens", || runtime.0.path().join("echo/control.sock").exists());
-        kill_process(Pid::from_child(&child), Signal::KILL).unwrap();
-        rustix::process::waitpid(Some(Pid::from_child(&child)), WaitOptions::empty()).unwrap();
-        drop(child.stderr.take());
+        child.kill().unwrap();
+        child.wait().unwrap();
         assert_eq!(runtime.machines(), ["echo"]);
         runtime.drystone(args);
         assert!(runtime.machines().is_empty(), "{args:?}");
