@@ -31,6 +31,8 @@ pub mod map {
     pub const COMMAND_LINE: u64 = 0x2_0000;
     /// ACPI tables, up to 1 MiB; the kernel looks for the root pointer here.
     pub const ACPI: u64 = 0xe_0000;
+    /// The code at the reset vector in real mode, F000:FFF0, 16 bytes, and 8 before it.
+    pub const RESET_VECTOR: u64 = 0xf_fff0;
     /// Where a kernel is loaded at the lowest.
     pub const KERNEL: u64 = 0x10_0000;
 }
@@ -55,8 +57,20 @@ pub enum BootError {
     },
 }
 
-/// Writes the GDT and page tables that map the first 4 GiB, in pages of 2 MiB, to themselves. They take the addresses
-/// of [`map`] and must stay until the kernel has its own.
+/// What a guest finds that jumps to the reset vector, as to a PC's firmware: a reset by the keyboard controller, and
+/// where there is none a triple fault. Linux does so in a machine with hardware-reduced ACPI and without EFI, unless its command
+/// line says `reboot=a` or `k`; in zeros it would spin for ever.
+#[rustfmt::skip]
+const RESET_CODE: [u8; 20] = [
+    0, 0, 0, 0, 0, 0, 0, 0,             // at FFE8: an IDT without entries
+    0xb0, 0xfe,                         // mov al, 0xfe
+    0xe6, 0x64,                         // out 0x64, al
+    0x2e, 0x0f, 0x01, 0x1e, 0xe8, 0xff, // lidt cs:[0xffe8]
+    0x0f, 0x0b,                         // ud2
+];
+
+/// Writes the GDT, page tables that map the first 4 GiB, in pages of 2 MiB, to themselves, and the code at
+/// the reset vector. They take the addresses of [`map`]; GDT and page tables must stay until the kernel has its own.
 ///
 /// # Errors
 /// [`BootError::Memory`] when there is no RAM at those addresses.
@@ -71,7 +85,8 @@ pub fn write_tables<M: GuestMemory + ?Sized>(memory: &M) -> Result<(), BootError
     };
     write(memory, "page table", map::PDPT, (0..ENTRIES).map(directory))?;
     let pages = (0..4 * ENTRIES).map(|i| (i << 21) | PRESENT_WRITABLE | LARGE_PAGE);
-    write(memory, "page table", map::PAGE_DIRECTORIES, pages)
+    write(memory, "page table", map::PAGE_DIRECTORIES, pages)?;
+    write_bytes(memory, "reset vector", map::RESET_VECTOR - 8, &RESET_CODE)
 }
 
 fn write<M: GuestMemory + ?Sized>(
@@ -81,7 +96,16 @@ fn write<M: GuestMemory + ?Sized>(
     entries: impl IntoIterator<Item = u64>,
 ) -> Result<(), BootError> {
     let bytes: Vec<u8> = entries.into_iter().flat_map(u64::to_le_bytes).collect();
-    memory.write_slice(&bytes, GuestAddress(addr)).map_err(|cause| BootError::Memory { what, addr, cause })
+    write_bytes(memory, what, addr, &bytes)
+}
+
+fn write_bytes<M: GuestMemory + ?Sized>(
+    memory: &M,
+    what: &'static str,
+    addr: u64,
+    bytes: &[u8],
+) -> Result<(), BootError> {
+    memory.write_slice(bytes, GuestAddress(addr)).map_err(|cause| BootError::Memory { what, addr, cause })
 }
 
 const FLAT: Segment = Segment {

@@ -83,7 +83,25 @@ fn memory_that_is_too_small_is_named() {
     let error = write_tables(&memory(0x9000)).unwrap_err().to_string();
     assert!(error.starts_with("boot page table at 0x9000: cannot write to guest memory: "), "{error}");
     assert!(write_tables(&memory(0xe000)).is_err());
-    assert!(write_tables(&memory(0xf000)).is_ok());
+    assert!(
+        write_tables(&memory(0xf_f000))
+            .unwrap_err()
+            .to_string()
+            .starts_with("boot reset vector at 0xfffe8: ")
+    );
+    assert!(write_tables(&memory(1 << 20)).is_ok());
+}
+
+#[test]
+fn the_reset_vector_resets() {
+    let memory = memory(1 << 20);
+    write_tables(&memory).unwrap();
+    let mut code = [0; 16];
+    memory.read_slice(&mut code, GuestAddress(0xf_fff0)).unwrap();
+    assert_eq!(code[..4], [0xb0, 0xfe, 0xe6, 0x64], "0xfe to port 0x64");
+    // The operand of LIDT, an offset in segment F000, is an empty table.
+    let operand = u64::from(u16::from_le_bytes([code[8], code[9]]));
+    assert_eq!((operand, entry(&memory, 0xf_0000 + operand)), (0xffe8, 0));
 }
 
 #[test]

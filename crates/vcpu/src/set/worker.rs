@@ -31,6 +31,8 @@ impl Worker {
             Ok(Next::Turn(turn)) => return turn,
             Ok(Next::Event(kind)) => kind,
             Err(_) => {
+                // Of the instruction that ends here, and not of what runs after a reset.
+                self.io.take_effect();
                 let what = "a device panicked while it answered the guest".into();
                 VcpuEventKind::Fault(RunError::Unexpected { id: self.slot.id, what })
             }

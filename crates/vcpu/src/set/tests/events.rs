@@ -67,6 +67,27 @@ fn every_kind_of_event_comes_once_and_a_reset_starts_the_guest_again() {
 }
 
 #[test]
+fn a_guest_that_reset_once_is_not_reset_again() {
+    let lives = AtomicU32::new(0);
+    let rig = Rig::new(1, move |cpu| {
+        if lives.fetch_add(1, Ordering::SeqCst) == 0 {
+            cpu.out8(POWER, 1);
+        }
+        count_for_ever(cpu);
+    });
+    rig.resume();
+    rig.event();
+    rig.pause();
+    rig.set.reset().unwrap();
+    for _ in 0..3 {
+        rig.resume();
+        rig.wait_counts(1);
+        rig.pause();
+    }
+    rig.no_event();
+}
+
+#[test]
 fn an_event_is_handed_over_before_pause_returns() {
     for _ in 0..200 {
         let rig = Rig::new(1, |cpu| cpu.out8(POWER, 1));

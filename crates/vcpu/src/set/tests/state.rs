@@ -104,6 +104,11 @@ fn an_event_that_nobody_decided_about_is_reported_again_after_a_restore() {
     let again = restored(&fresh, count_for_ever);
     again.resume();
     (0..3).for_each(|_| drop(again.event()));
+    // A reset has done with them.
+    fresh.set.reset().unwrap();
+    let reset = restored(&fresh, count_for_ever);
+    reset.resume();
+    reset.no_event();
 }
 
 #[test]
