@@ -144,7 +144,8 @@ pub trait Vm: Send + Sync {
     ) -> Result<Guard, Error>;
 
     /// The pages that the guest wrote to in the region that starts at `guest_base` since the last call, as a bitmap:
-    /// bit `n % 64` of word `n / 64` is the region's page `n` of 4 KiB.
+    /// bit `n % 64` of word `n / 64` is the region's page `n` of 4 KiB. Pages that it used otherwise may be in it too:
+    /// KVM on hardware counts a page as written once it maps it writable, even for a read.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless such a region is mapped with [`MapOptions::log_dirty`].

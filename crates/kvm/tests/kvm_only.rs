@@ -144,9 +144,9 @@ fn a_secondary_cpu_is_started_by_the_first() {
     let kicker = tiny.vcpus[0].kicker();
     let ap = std::thread::spawn(move || {
         let mut io = IoLog::new();
-        let exit = second.run(&mut io).unwrap();
+        let exit = second.run(&mut io);
         kicker.kick();
-        (exit, io.take())
+        (exit.unwrap(), io.take())
     });
     assert_eq!(tiny.vcpu().run(&mut IoLog::new()).unwrap(), Exit::Interrupted);
     assert_eq!(ap.join().unwrap(), (Exit::Io, vec![Access::Out(0x10, vec![0x33])]));

@@ -1,8 +1,8 @@
 //! What every hypervisor behind the traits does alike. Each suite is a function that asserts; the macro
 //! [`conformance_tests`](crate::conformance_tests) makes a test of each.
 //!
-//! No suite asserts how long anything takes. A kick that is lost shows as a vCPU that never comes back: whoever waits for
-//! it gives up after [`PATIENCE`], which is far more than any host needs.
+//! No suite asserts how long anything takes. But a kick that is lost shows as a vCPU that never comes back: a test that
+//! has not ended after [`PATIENCE`], which is far more than any host needs, fails, and leaves the vCPU behind.
 
 mod events;
 mod exits;
@@ -19,10 +19,29 @@ pub use smp::*;
 pub use state::*;
 
 use drystone_hypervisor::VmConfig;
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// After this long without a sign of life something hangs.
 pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Runs a test that may hang if what it tests is broken.
+///
+/// # Panics
+/// If the test does, or after [`PATIENCE`].
+pub fn with_patience(test: impl FnOnce() + Send + 'static) {
+    let (ended, end) = mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let _ended = ended; // closed however the test ends
+        test();
+    });
+    if end.recv_timeout(PATIENCE) == Err(mpsc::RecvTimeoutError::Timeout) {
+        panic!("it hangs");
+    }
+    if let Err(cause) = thread.join() {
+        std::panic::resume_unwind(cause);
+    }
+}
 
 /// Both configurations that matter to vCPUs: without and with interrupt controllers.
 fn configs() -> [VmConfig; 2] {
@@ -56,7 +75,7 @@ macro_rules! conformance_tests {
             #[test]
             fn $suite() {
                 if let Some(backend) = $backend() {
-                    $crate::conformance::$suite(&backend);
+                    $crate::conformance::with_patience(move || $crate::conformance::$suite(&backend));
                 }
             }
         )*
