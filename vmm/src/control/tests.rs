@@ -260,31 +260,24 @@ fn a_peer_that_does_not_read_its_answers_is_dropped() {
 #[test]
 fn the_state_is_told_while_a_verb_takes_its_time() {
     let server = serve(Limits { verbs: 2, ..Limits::default() });
-    std::thread::scope(|s| {
-        let reset = || server.client().act(Verb::Reset);
-        let first = s.spawn(reset);
-        server.stub.wait_for_waiting(1);
-        assert_eq!(server.client().info().unwrap().state, VmState::Running);
-        let second = s.spawn(reset);
-        // The second waits for its turn; as soon as it has its place, a third is refused.
-        let refused = loop {
-            match server.request("PUT /v1/vm/resume", "content-length: 1\r\n\r\nx") {
-                (400, _) => (),
-                other => panic!("{other:?}"),
-            }
-            let third = Client::new(&server.path, Duration::from_millis(200)).act(Verb::Resume);
-            match third {
-                Err(ClientError::Refused { status, .. }) => break status,
-                Err(ClientError::Timeout { .. }) => (),
-                other => panic!("{other:?}"),
-            }
-        };
-        assert_eq!(refused, 503);
-        assert_eq!(server.stub.gate.lock().unwrap().waiting, 1, "one verb at a time");
-        server.stub.open();
-        first.join().unwrap().unwrap();
-        second.join().unwrap().unwrap();
-    });
+    let client = server.client();
+    let first = std::thread::spawn(move || client.act(Verb::Reset));
+    server.stub.wait_for_waiting(1);
+    let (sender, done) = std::sync::mpsc::channel();
+    for _ in 0..4 {
+        let (client, sender) = (server.client(), sender.clone());
+        std::thread::spawn(move || sender.send(client.act(Verb::Reset)));
+    }
+    // Whichever comes next has the second place and waits for its turn; the others are refused.
+    for _ in 0..3 {
+        let refused = done.recv_timeout(LONG).unwrap();
+        assert!(matches!(refused, Err(ClientError::Refused { status: 503, .. })), "{refused:?}");
+    }
+    assert_eq!(server.client().info().unwrap().state, VmState::Running);
+    assert_eq!(server.stub.gate.lock().unwrap().waiting, 1, "one verb at a time");
+    server.stub.open();
+    first.join().unwrap().unwrap();
+    done.recv_timeout(LONG).unwrap().unwrap();
 }
 
 #[test]
