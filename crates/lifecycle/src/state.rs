@@ -136,6 +136,8 @@ mod tests {
                 assert!(state != State::Stopped || next.is_none(), "{verb}");
             }
             assert!(state.next(Verb::Stop).is_ok(), "every machine can be stopped");
+            let reset = state.next(Verb::Reset).unwrap_or(Some(state));
+            assert_eq!(reset, Some(state), "a reset leads to where it began");
         }
     }
 

@@ -67,7 +67,9 @@ fn a_step_that_cannot_be_undone_can_be_tried_again_in_both_directions() {
     assert!(matches!(rig.machine.resume(), Err(Error::Stuck { .. })));
     assert_eq!(rig.machine.state(), State::Paused);
     rig.parts.iter().for_each(|p| p.fail([]));
+    rig.events.take();
     rig.machine.pause().unwrap();
+    assert_eq!(rig.events.take(), [], "it is called what it was called");
     assert!(rig.all_running(false), "pausing what is called paused, and is not, pauses it");
 }
 
