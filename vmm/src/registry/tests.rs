@@ -83,7 +83,7 @@ fn a_killed_process_frees_its_name() {
     let mut holder = Command::new("flock")
         .args(["--exclusive", "--no-fork"])
         .arg(dir.join("lock"))
-        .args(["sh", "-c", "echo; exec sleep 1000"])
+        .args(["sh", "-c", "echo; exec sleep 60"])
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -99,7 +99,7 @@ fn a_killed_process_frees_its_name() {
 #[test]
 fn claims_at_once_have_one_winner() {
     let (_dir, registry) = registry();
-    for _ in 0..20 {
+    for _ in 0..200 {
         let barrier = std::sync::Barrier::new(4);
         let claims: Vec<_> = std::thread::scope(|s| {
             let claim = || {
