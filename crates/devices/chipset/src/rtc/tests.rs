@@ -175,6 +175,31 @@ fn flags_tell_a_polling_guest_what_came() {
 }
 
 #[test]
+fn flags_follow_a_time_that_is_set() {
+    let (rtc, clock) = rtc();
+    set(&rtc, 0x09, 0x20);
+    assert_eq!(get(&rtc, 0x0c) & 0x10, 0, "setting the time is not an update");
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(get(&rtc, 0x0c) & 0x10, 0x10);
+    set(&rtc, 0x09, 0x40);
+    assert_eq!(get(&rtc, 0x0c) & 0x10, 0);
+}
+
+#[test]
+fn the_periodic_flag_comes_at_the_selected_rate() {
+    // In microseconds, rounded down.
+    let periods = [(1, 3906), (2, 7812), (3, 122), (6, 976), (8, 3906), (9, 7812), (15, 500_000 - 1)];
+    for (rate, period) in periods {
+        let (rtc, clock) = rtc();
+        set(&rtc, 0x0a, 0x20 | rate);
+        clock.advance(Duration::from_micros(period));
+        assert_eq!(get(&rtc, 0x0c) & 0x40, 0, "rate {rate}");
+        clock.advance(Duration::from_micros(1));
+        assert_eq!(get(&rtc, 0x0c) & 0x40, 0x40, "rate {rate}");
+    }
+}
+
+#[test]
 fn the_index_ports_nmi_bit_is_ignored_and_ram_keeps_what_is_written() {
     let (rtc, _) = rtc();
     for index in (0x0e..0x80).filter(|i| *i != 0x32) {

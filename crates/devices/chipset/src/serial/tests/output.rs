@@ -1,9 +1,11 @@
 use super::super::*;
 use super::driver::*;
+use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 const NOW: Duration = Duration::ZERO;
+const FOREVER: Duration = Duration::from_secs(1_000_000);
 const MIB: usize = 1 << 20;
 
 /// A reader so slow that each time it comes the buffer is full; at the end it takes what is left.
@@ -21,6 +23,21 @@ fn slow_reader(serial: Arc<Serial>, output: SerialOutput) -> JoinHandle<Vec<u8>>
             }
         }
     })
+}
+
+fn in_background<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Receiver<T> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || sender.send(f()));
+    receiver
+}
+
+/// Somebody who is blocked in `take`, and would be for longer than any test.
+fn waiting(serial: &Serial, output: SerialOutput) -> Receiver<Taken> {
+    let taker = in_background(move || output.take(&mut Vec::new(), FOREVER));
+    while !lock(&serial.shared.inner).taker_waits {
+        std::thread::yield_now();
+    }
+    taker
 }
 
 fn transmitter_empty(serial: &Serial) -> bool {
@@ -84,8 +101,8 @@ fn a_full_transmitter_is_busy_and_interrupts_once_there_is_room() {
     inb(&serial, 2);
     for _ in 0..16 {
         outb(&serial, 0, b'b');
+        assert!(!transmitter_empty(&serial), "there is not room for a whole one");
     }
-    assert!(!transmitter_empty(&serial));
     assert_eq!(serial.dropped(), 0);
     assert_eq!(inb(&serial, 2) & 0x0f, 0x01, "busy is no cause for an interrupt");
     outb(&serial, 1, 0x00);
@@ -149,17 +166,25 @@ fn what_was_written_before_the_end_is_still_taken() {
 }
 
 #[test]
+fn the_first_byte_wakes_who_waits() {
+    let Port { serial, output, .. } = port();
+    let taker = waiting(&serial, output);
+    outb(&serial, 0, b'x');
+    assert_eq!(taker.recv_timeout(LONG), Ok(Taken::Bytes(1)));
+}
+
+#[test]
 fn the_end_wakes_who_waits() {
     let Port { serial, output, input, .. } = port();
     assert_eq!(input.push(&[0; 100]), Serial::RECEIVE_FIFO);
-    let taker = std::thread::spawn(move || output.take(&mut Vec::new(), LONG));
-    let pusher = std::thread::spawn({
+    let taker = waiting(&serial, output);
+    let pusher = in_background({
         let input = input.clone();
-        move || input.wait(LONG)
+        move || input.wait(FOREVER)
     });
     drop(serial);
-    assert_eq!(taker.join().unwrap(), Taken::Closed);
-    assert!(pusher.join().unwrap());
+    assert_eq!(taker.recv_timeout(LONG), Ok(Taken::Closed));
+    assert_eq!(pusher.recv_timeout(LONG), Ok(true));
     assert!(input.is_closed());
     assert_eq!(input.push(b"x"), 0);
 }

@@ -60,8 +60,11 @@ fn loopback_returns_what_is_sent_and_holds_what_is_typed() {
     assert_eq!(inb(&serial, 2) & 0x0f, 0x04);
     assert_eq!(poll_read(&serial), b"test");
     outb(&serial, 0, b'x');
+    outb(&serial, 3, 0x83);
     outb(&serial, 2, 0x02);
     assert_eq!(inb(&serial, 5) & 0x01, 0, "clearing the receive FIFO clears what came round");
+    assert_eq!(inb(&serial, 3), 0x83);
+    outb(&serial, 3, 0x03);
     outb(&serial, 4, 0x0b);
     assert_eq!(poll_read(&serial), b"typed");
     assert_eq!(output.take(&mut Vec::new(), std::time::Duration::ZERO), crate::Taken::TimedOut);

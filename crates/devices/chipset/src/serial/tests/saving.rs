@@ -45,6 +45,34 @@ fn a_driver_goes_on_in_a_restored_port_where_it_was() {
 }
 
 #[test]
+fn a_restored_port_raises_what_was_pending_again() {
+    let stalled = |serial: &Serial| {
+        for byte in pattern(32) {
+            outb(serial, 0, byte);
+        }
+        assert_eq!(inb(serial, 2) & 0x0f, 0x01);
+    };
+    let typed = |serial: &Serial, input: &SerialInput| {
+        outb(serial, 1, 0x01);
+        assert_eq!((input.push(b"x"), inb(serial, 2) & 0x0f), (1, 0x04));
+    };
+    for cause in [0x02, 0x04] {
+        let small = SerialConfig { output_buffer: 32, ..Default::default() };
+        let Port { serial: old, input, output: _untaken, .. } = port_with(small);
+        outb(&old, 1, 0x02);
+        inb(&old, 2);
+        if cause == 0x02 {
+            stalled(&old)
+        } else {
+            typed(&old, &input)
+        }
+        let Port { serial, line, .. } = port();
+        restore_into(&serial, &old);
+        assert_eq!((line.take(), inb(&serial, 2) & 0x0f), (1, cause));
+    }
+}
+
+#[test]
 fn every_register_is_saved() {
     let Port { serial: old, input, .. } = port();
     outb(&old, 4, 0x1b);
@@ -106,6 +134,7 @@ fn reset_is_as_built_and_what_was_sent_is_still_taken() {
     serial.pause().unwrap();
     serial.reset().unwrap();
     assert_eq!(serial.save().unwrap(), built);
+    assert!(!input.wait(std::time::Duration::ZERO), "not yet: it takes nothing");
     serial.resume().unwrap();
     assert!(input.wait(std::time::Duration::ZERO), "there is room again");
     line.take();
