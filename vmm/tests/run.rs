@@ -30,7 +30,10 @@ const LONG: Duration = Duration::from_secs(60);
 /// Makes a machine that echoes what it is sent, and whose keys are its ends: q powers off, c crashes, f cannot go on,
 /// r resets, P is a bug of its own, V one on another thread.
 struct Echo {
+    /// It does not end when it is told to.
     deaf: bool,
+    /// It takes its time to end.
+    slow: bool,
 }
 
 enum Message {
@@ -54,22 +57,25 @@ impl Engine for Echo {
         let (speaker, speech) = channel();
         let _ = speaker.send(b"ready\r\n".to_vec());
         let verbs = EchoVerbs { state: Mutex::new(VmState::Running), messages: Mutex::new(messages.clone()) };
-        let (deaf, ender) = (self.deaf, messages.clone());
+        let (deaf, slow, ender) = (self.deaf, self.slow, messages.clone());
         Ok(Built {
             verbs: Arc::new(verbs),
             input: Box::new(EchoInput(messages)),
             output: Box::new(EchoOutput(speech)),
             end: Box::new(move || drop(ender.send(Message::End))),
-            serve: Box::new(move || serve(&inbox, speaker, deaf)),
+            serve: Box::new(move || serve(&inbox, speaker, deaf, slow)),
         })
     }
 }
 
-fn serve(inbox: &Receiver<Message>, speaker: Sender<Vec<u8>>, deaf: bool) -> Result<End, String> {
+fn serve(inbox: &Receiver<Message>, speaker: Sender<Vec<u8>>, deaf: bool, slow: bool) -> Result<End, String> {
     loop {
         let cause = match inbox.recv().unwrap() {
             Message::End if deaf => continue,
-            Message::End => Cause::Operator,
+            Message::End => {
+                std::thread::sleep(Duration::from_millis(if slow { 500 } else { 0 }));
+                Cause::Operator
+            }
             Message::Typed(b'q') => Cause::GuestPowerOff,
             Message::Typed(b'c') => Cause::TripleFault,
             Message::Typed(b'r') => Cause::GuestReset,
@@ -156,7 +162,7 @@ fn child() {
         "none" => config.console = ConsoleConfig::None,
         _ => (),
     }
-    let code = match run_with(&config, &Echo { deaf: mode == "deaf" }) {
+    let code = match run_with(&config, &Echo { deaf: mode == "deaf", slow: mode == "slow" }) {
         Ok(status) => {
             status.message.iter().for_each(|m| eprintln!("drystone: {m}"));
             status.code
@@ -372,6 +378,17 @@ fn a_machine_that_does_not_end_is_left_after_a_while() {
 }
 
 #[test]
+fn a_panic_gives_the_terminal_back_before_anything_else_is_waited_for() {
+    let runtime = Runtime::new();
+    let mut session = Session::start(&runtime, "deaf");
+    session.type_in(b"V");
+    wait_until("the terminal is given back", || modes(&session.tty) == session.before);
+    assert!(session.child.try_wait().unwrap().is_none(), "the machine is still being waited for");
+    kill_process(session.pid(), Signal::TERM).unwrap();
+    assert_eq!(session.end().0, 1);
+}
+
+#[test]
 fn a_stopped_process_gives_the_terminal_back_meanwhile() {
     let runtime = Runtime::new();
     // With the terminal as its controlling one, in a session of its own.
@@ -433,7 +450,7 @@ fn pipes_are_a_console_too_and_their_end_is_not_the_machines() {
 #[test]
 fn commands_speak_to_a_running_machine() {
     let runtime = Runtime::new();
-    let mut session = Session::start(&runtime, "echo");
+    let mut session = Session::start(&runtime, "slow");
     let (code, table, _) = runtime.drystone(&["ls"]);
     let pid = session.child.id();
     assert_eq!(code, 0);
