@@ -10,6 +10,9 @@ pub enum Effect {
     PowerOff,
     /// The guest asked for a reset of the machine (keyboard controller, ACPI reset register).
     Reset,
+    /// The guest moved ranges of addresses. Whoever dispatched the write calls [`Bus::relocate`](crate::Bus::relocate)
+    /// before the guest's next instruction, which may already use the new place.
+    Relocate,
 }
 
 /// A device on an [`AddressMap`](crate::AddressMap). Called from any vCPU thread, also from several at once: it guards itself.

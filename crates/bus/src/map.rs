@@ -1,4 +1,4 @@
-use crate::{BusDevice, Effect};
+use crate::{BusDevice, Effect, Relocate};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -135,6 +135,20 @@ pub struct Bus {
     pub pio: AddressMap,
     /// Memory-mapped I/O; guest-physical addresses.
     pub mmio: AddressMap,
+    relocators: ArcSwap<Vec<Arc<dyn Relocate>>>,
+}
+
+impl Bus {
+    /// Has `relocator` asked whenever a write's effect is [`Effect::Relocate`], for as long as the bus lives.
+    pub fn add_relocator(&self, relocator: Arc<dyn Relocate>) {
+        self.relocators.rcu(|all| all.iter().chain([&relocator]).cloned().collect::<Vec<_>>());
+    }
+
+    /// Applies [`Effect::Relocate`]: everybody who moves ranges on this bus puts them where the guest wants them.
+    /// Must not be called with a device's lock held.
+    pub fn relocate(&self) {
+        self.relocators.load().iter().for_each(|r| r.relocate(self));
+    }
 }
 
 #[cfg(test)]

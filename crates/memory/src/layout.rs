@@ -41,8 +41,9 @@ pub enum LayoutError {
 /// | low RAM ...  | device window | high RAM ... | device window |
 /// ```
 ///
-/// Low RAM ends below the 32-bit device window, which holds the local and I/O APICs, ECAM and 32-bit BARs; what
-/// does not fit goes above 4 GiB; the 64-bit device window starts above that, on a 1 GiB boundary.
+/// Low RAM ends below the 32-bit device window, which holds, in ascending order, 32-bit BARs, ECAM, the registers of
+/// devices that are not on PCI, and the I/O and local APICs. What does not fit below it goes above 4 GiB; the 64-bit
+/// device window starts above that, on a 1 GiB boundary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     low: u64,
@@ -55,6 +56,10 @@ impl Layout {
     pub const WINDOW_32_START: u64 = 3 * GIB;
     /// Where high RAM begins: 4 GiB.
     pub const HIGH_RAM_START: u64 = 4 * GIB;
+    /// Where PCI segments' configuration spaces (ECAM) are: 256 MiB, aligned to its size, room for 256 buses.
+    pub const ECAM: Window = 0xe000_0000..0xf000_0000;
+    /// Where the registers of devices that are not on PCI are, such as virtio-mmio.
+    pub const PLATFORM: Window = Self::ECAM.end..Self::IO_APIC;
     /// The I/O APIC's registers (Intel 82093AA data sheet; one page is kept free for them).
     pub const IO_APIC: u64 = 0xfec0_0000;
     /// The local APICs' registers (Intel SDM volume 3, 12.4.1).
@@ -99,9 +104,9 @@ impl Layout {
         self.low
     }
 
-    /// Addresses for 32-bit device registers: from the end of low RAM's share to the I/O APIC.
+    /// Addresses for 32-bit BARs: from the end of low RAM's share to ECAM.
     pub fn window_32(&self) -> Window {
-        Self::WINDOW_32_START..Self::IO_APIC
+        Self::WINDOW_32_START..Self::ECAM.start
     }
 
     /// Addresses for 64-bit BARs: from the first 1 GiB boundary above RAM to the last address.

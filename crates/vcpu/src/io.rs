@@ -3,7 +3,8 @@ use drystone_bus::{Bus, Effect};
 use drystone_hypervisor::IoHandler;
 use std::sync::Arc;
 
-/// Answers a vCPU's accesses from the devices on a [`Bus`], and keeps what a write asked of the machine.
+/// Answers a vCPU's accesses from the devices on a [`Bus`], and keeps what a write asked of the machine. Ranges that the
+/// guest moves are moved at once: its next instruction may use them.
 ///
 /// One per vCPU. [`VcpuSet`](crate::VcpuSet) makes its own; this is for run loops of other make.
 pub struct BusIo {
@@ -22,7 +23,7 @@ impl BusIo {
         Self { bus, effect: Effect::None, counters }
     }
 
-    /// The last effect of a write that was not [`Effect::None`], if there was one since
+    /// The last effect of a write that is for others to apply, if there was one since
     /// [`take_effect`](Self::take_effect).
     pub fn effect(&self) -> Option<Effect> {
         (self.effect != Effect::None).then_some(self.effect)
@@ -41,8 +42,10 @@ impl BusIo {
     }
 
     fn keep(&mut self, effect: Effect) {
-        if effect != Effect::None {
-            self.effect = effect;
+        match effect {
+            Effect::None => {}
+            Effect::Relocate => self.bus.relocate(),
+            effect => self.effect = effect,
         }
     }
 }
@@ -71,9 +74,9 @@ impl IoHandler for BusIo {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use drystone_bus::BusDevice;
+    use drystone_bus::{BusDevice, Relocate};
 
-    /// Reads as 7; a write of 1 resets, of 2 switches off.
+    /// Reads as 7; a write of 1 resets, of 2 switches off, of 3 moves it.
     struct Device;
     impl BusDevice for Device {
         fn read(&self, _: u64, data: &mut [u8]) {
@@ -83,6 +86,7 @@ mod tests {
             match data {
                 [1] => Effect::Reset,
                 [2] => Effect::PowerOff,
+                [3] => Effect::Relocate,
                 _ => Effect::None,
             }
         }
@@ -113,5 +117,27 @@ mod tests {
             (counts.pio_reads, counts.pio_writes, counts.mmio_reads, counts.mmio_writes),
             (1, 2, 2, 1)
         );
+    }
+
+    struct MoveFrom0To8;
+    impl Relocate for MoveFrom0To8 {
+        fn relocate(&self, bus: &Bus) {
+            let device = bus.mmio.remove(0).unwrap();
+            bus.mmio.insert(8, 1, device).unwrap();
+        }
+    }
+
+    #[test]
+    fn ranges_move_before_the_next_access_and_leave_the_kept_effect_alone() {
+        let bus = Arc::new(Bus::default());
+        bus.add_relocator(Arc::new(MoveFrom0To8));
+        bus.mmio.insert(0, 1, Arc::new(Device)).unwrap();
+        let mut io = BusIo::new(bus);
+        io.mmio_write(0, &[1]);
+        io.mmio_write(0, &[3]);
+        let (mut old, mut new) = ([0], [0]);
+        io.mmio_read(0, &mut old);
+        io.mmio_read(8, &mut new);
+        assert_eq!((old, new, io.effect()), ([0xff], [7], Some(Effect::Reset)));
     }
 }
