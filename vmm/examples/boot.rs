@@ -17,7 +17,7 @@ fn main() {
     let config = Config {
         kernel: args.next().unwrap().into(),
         initrd: args.next().map(Into::into),
-        cpus: args.next().map_or(1, |n| n.parse().unwrap()),
+        cpus: args.next().map_or(1.into(), |n| n.parse().unwrap()),
         ..Config::default()
     };
     let kvm = Kvm::open().unwrap();

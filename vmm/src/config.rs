@@ -1,6 +1,7 @@
 //! What a virtual machine is made of: one schema for flags and files.
 
 mod console;
+mod cpus;
 mod file;
 mod memory;
 mod size;
@@ -8,6 +9,7 @@ mod size;
 mod tests;
 
 pub use console::ConsoleConfig;
+pub use cpus::{CpusConfig, CpusError};
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
 pub use size::{ByteSize, SizeError};
 
@@ -40,8 +42,8 @@ pub struct Config {
     pub initrd: Option<PathBuf>,
     /// The user's part of the kernel command line.
     pub cmdline: String,
-    /// How many virtual CPUs, from 1 to [`MAX_CPUS`].
-    pub cpus: u32,
+    /// How many virtual CPUs, and how they are grouped.
+    pub cpus: CpusConfig,
     /// Guest RAM.
     pub memory: MemoryConfig,
     /// Where the guest's serial console is.
@@ -75,7 +77,7 @@ impl Default for Config {
             kernel: PathBuf::new(),
             initrd: None,
             cmdline: String::new(),
-            cpus: 1,
+            cpus: CpusConfig::from(1),
             memory: MemoryConfig::default(),
             console: ConsoleConfig::default(),
             on_reset: Policy::Reset,
@@ -133,8 +135,8 @@ impl Config {
         if self.kernel.as_os_str().is_empty() {
             return bad("kernel", "none given: use --kernel PATH, or kernel = \"PATH\" in the file".into());
         }
-        if self.cpus == 0 || self.cpus > MAX_CPUS {
-            return bad("cpus", format!("{} virtual CPUs: must be 1 to {MAX_CPUS}", self.cpus));
+        if let Err(e) = self.cpus.topology() {
+            return bad("cpus", e.to_string());
         }
         if self.cmdline.contains(['\0', '\n']) {
             return bad("cmdline", "must not contain a newline or a null byte".into());

@@ -4,7 +4,7 @@ mod board;
 mod devices;
 mod image;
 
-use crate::config::{Config, Policy};
+use crate::config::{Config, CpusError, Policy};
 use crate::monitor::Handle;
 use board::Board;
 use drystone_hypervisor::{Cpuid, Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
@@ -12,7 +12,7 @@ use drystone_lifecycle::{EventSink, OnReset, OnTripleFault, Orchestrator, Stage,
 use drystone_loader::{CmdlineError, CommandLine, Initrd, InitrdError, KernelError, LinuxImage};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
 use drystone_state::ComponentError;
-use drystone_vcpu::cpuid::{CpuModel, TopologyError};
+use drystone_vcpu::cpuid::{CpuModel, Topology};
 use drystone_vcpu::{VcpuError, VcpuSet};
 use image::BootImage;
 use std::io;
@@ -42,8 +42,9 @@ pub enum MachineError {
     Hypervisor(#[from] drystone_hypervisor::Error),
     #[error(transparent)]
     Vcpu(#[from] VcpuError),
-    #[error(transparent)]
-    Topology(#[from] TopologyError),
+    /// The vCPUs cannot be grouped so.
+    #[error("cpus: {0}")]
+    Topology(#[from] CpusError),
     #[error(transparent)]
     Lifecycle(#[from] drystone_lifecycle::Error),
     #[error(transparent)]
@@ -78,6 +79,7 @@ pub struct Machine {
     /// Dropped first: it holds the parts, and no vCPU may run when the rest goes.
     pub(crate) orchestrator: Orchestrator,
     pub(crate) vcpus: Arc<VcpuSet>,
+    topology: Topology,
     devices: devices::Devices,
     /// Interrupt wires, then memory: unmapped once nobody uses them.
     _wires: Vec<Guard>,
@@ -97,9 +99,10 @@ impl Machine {
         events: EventSink,
     ) -> Result<(Self, Console), MachineError> {
         let most = hypervisor.capabilities().max_vcpus;
-        if config.cpus > most {
+        let topology = config.cpus.topology()?;
+        if topology.vcpus() > most {
             let hypervisor = hypervisor.name();
-            return Err(MachineError::Cpus { asked: config.cpus, hypervisor, most });
+            return Err(MachineError::Cpus { asked: topology.vcpus(), hypervisor, most });
         }
         // What the user named is looked at before anything is made.
         let kernel = LinuxImage::open(&config.kernel)?;
@@ -114,7 +117,7 @@ impl Machine {
         let mapped = map(vm.as_ref(), &ram)?;
 
         let (devices, wires, console) = devices::Devices::new(vm.as_ref())?;
-        let model = model(&host, config.cpus)?;
+        let model = model(&host, topology);
         let describe = devices.describe(model.topology.apic_ids().collect());
         let entry = Mutex::new(None);
         let image = Arc::new(BootImage { ram, layout, kernel, initrd, cmdline, describe, entry });
@@ -133,7 +136,7 @@ impl Machine {
         devices.register(&mut orchestrator)?;
         orchestrator.add(Stage::Devices, "board", board)?;
         orchestrator.add(Stage::Backends, "ram", image)?;
-        Ok((Self { orchestrator, vcpus, devices, _wires: wires, _mapped: mapped }, console))
+        Ok((Self { orchestrator, vcpus, topology, devices, _wires: wires, _mapped: mapped }, console))
     }
 
     /// The machine's state, for other threads.
@@ -144,6 +147,11 @@ impl Machine {
     /// Its vCPUs, for counters.
     pub fn vcpus(&self) -> Arc<VcpuSet> {
         self.vcpus.clone()
+    }
+
+    /// How its vCPUs are grouped.
+    pub fn topology(&self) -> Topology {
+        self.topology
     }
 
     pub(crate) fn press_power_button(&self) {
@@ -168,11 +176,11 @@ fn map(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<Guard>, drystone_hypervisor::E
     ram.regions().into_iter().map(|region| vm.map_memory(region, MapOptions::default())).collect()
 }
 
-fn model(host: &Cpuid, cpus: u32) -> Result<CpuModel, TopologyError> {
+fn model(host: &Cpuid, topology: Topology) -> CpuModel {
     const TSC_DEADLINE: u32 = 1 << 24;
-    let mut model = CpuModel::new(cpus)?;
+    let mut model = CpuModel::with_topology(topology);
     model.tsc_deadline = host.get(1, 0).is_some_and(|leaf| leaf.ecx & TSC_DEADLINE != 0);
-    Ok(model)
+    model
 }
 
 fn vcpus(vm: &dyn Vm, host: &Cpuid, model: &CpuModel) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {

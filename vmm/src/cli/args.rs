@@ -1,5 +1,5 @@
 use crate::config::{
-    ByteSize, Config, ConfigError, ConsoleConfig, HugePages, MAX_CPUS, MemoryBacking, Policy,
+    ByteSize, Config, ConfigError, ConsoleConfig, CpusConfig, HugePages, MAX_CPUS, MemoryBacking, Policy,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -87,7 +87,7 @@ A configuration file is TOML with the same names, for example:
   kernel = \"vmlinuz\"          # paths are relative to the file
   initrd = \"initrd.cpio\"
   cmdline = \"quiet\"
-  cpus = 2
+  cpus = 2                     # or a table: [cpus] count, sockets, cores, threads
   memory = \"1G\"               # or a table: [memory] size, backing, huge_pages
 
 drystone --help explains the escape key, the exit codes and where files are.";
@@ -110,8 +110,13 @@ pub(super) struct RunArgs {
     /// Kernel command line, after console=ttyS0
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
-    #[arg(long, value_name = "N", help = format!("Virtual CPUs, 1 to {MAX_CPUS} [default: 1]"))]
-    pub cpus: Option<u32>,
+    #[arg(
+        long,
+        value_name = "N[,sockets=N][,cores=N][,threads=N]",
+        allow_hyphen_values = true,
+        help = format!("Virtual CPUs, 1 to {MAX_CPUS}, and how they are grouped [default: 1]")
+    )]
+    pub cpus: Option<CpusConfig>,
     /// Guest RAM with a unit (K, M, G: powers of 1024) [default: 512M]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,

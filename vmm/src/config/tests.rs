@@ -55,13 +55,21 @@ fn memory_is_a_size_or_a_table() {
 }
 
 #[test]
+fn cpus_are_a_number_or_a_table() {
+    assert_eq!(Config::from_toml("cpus = 4").unwrap().cpus, CpusConfig::from(4));
+    let table = Config::from_toml("[cpus]\ncount = 8\nsockets = 2\ncores = 2\nthreads = 2").unwrap();
+    assert_eq!(table.cpus, "8,sockets=2,cores=2,threads=2".parse().unwrap());
+    assert_eq!(Config::from_toml(&table.to_toml()), Ok(table));
+}
+
+#[test]
 fn a_full_file_is_read_and_written_back() {
     let config = Config {
         id: Some("web".into()),
         kernel: "/boot/vmlinuz".into(),
         initrd: Some("/boot/initrd".into()),
         cmdline: "quiet \"x=y\"".into(),
-        cpus: 4,
+        cpus: 4.into(),
         console: ConsoleConfig::File("/tmp/out".into()),
         on_reset: Policy::Stop,
         log_level: Level::Debug,
@@ -135,8 +143,8 @@ fn values_that_make_no_sense_get_one_line_each() {
     good.validate().unwrap();
     let of = |bytes| MemoryConfig::of(ByteSize(bytes));
     let cases = [
-        (Config { cpus: 0, ..good.clone() }, "cpus: 0 virtual CPUs: must be 1 to 32"),
-        (Config { cpus: 33, ..good.clone() }, "cpus: 33 virtual CPUs: must be 1 to 32"),
+        (Config { cpus: 0.into(), ..good.clone() }, "cpus: 0 virtual CPUs: must be 1 to 32"),
+        (Config { cpus: 33.into(), ..good.clone() }, "cpus: 33 virtual CPUs: must be 1 to 32"),
         (Config { memory: of(0), ..good.clone() }, "memory: 0 bytes: a machine needs at least 4M"),
         (Config { memory: of(512), ..good.clone() }, "memory: 512 bytes is less than the least, 4M"),
         (
@@ -151,7 +159,9 @@ fn values_that_make_no_sense_get_one_line_each() {
         let message = config.validate().unwrap_err().to_string();
         assert!(message.starts_with(start) && !message.contains('\n'), "{message}");
     }
-    for config in [Config { cpus: 32, ..good.clone() }, Config { memory: of(MIN_MEMORY), ..good.clone() }] {
+    for config in
+        [Config { cpus: 32.into(), ..good.clone() }, Config { memory: of(MIN_MEMORY), ..good.clone() }]
+    {
         config.validate().unwrap();
     }
 }

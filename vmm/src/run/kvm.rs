@@ -26,7 +26,7 @@ impl Engine for KvmEngine {
         let (machine, console) = Machine::build(config, &kvm, &handle, events).map_err(|e| e.to_string())?;
         let verbs = Arc::new(Running {
             id: id.clone(),
-            cpus: config.cpus,
+            cpus: machine.topology().vcpus(),
             memory: config.memory.size.0,
             since: Instant::now(),
             state: machine.state_reader(),
