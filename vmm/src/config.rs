@@ -52,6 +52,8 @@ pub struct Config {
     pub on_reset: Policy,
     /// What happens when a virtual CPU meets a triple fault, which is how a kernel crashes for good.
     pub on_triple_fault: Policy,
+    /// What happens when the guest's kernel says that it panicked.
+    pub on_panic: PanicPolicy,
     /// The least grave messages that go to the log.
     pub log_level: Level,
     /// Where the log goes, instead of `log` in the machine's runtime directory, which lives as long as the machine.
@@ -70,6 +72,19 @@ pub enum Policy {
     Stop,
 }
 
+/// What a machine does when its guest's kernel panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum PanicPolicy {
+    /// Start again from the kernel, in place.
+    Reset,
+    /// End.
+    Stop,
+    /// Stand still, to be looked at.
+    Pause,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -82,6 +97,7 @@ impl Default for Config {
             console: ConsoleConfig::default(),
             on_reset: Policy::Reset,
             on_triple_fault: Policy::Stop,
+            on_panic: PanicPolicy::Stop,
             log_level: Level::default(),
             log_file: None,
         }

@@ -4,11 +4,11 @@ mod board;
 mod devices;
 mod image;
 
-use crate::config::{Config, CpusError, Policy};
+use crate::config::{Config, CpusError, PanicPolicy, Policy};
 use crate::monitor::Handle;
 use board::Board;
 use drystone_hypervisor::{Cpuid, Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
-use drystone_lifecycle::{EventSink, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
+use drystone_lifecycle::{EventSink, OnPanic, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
 use drystone_loader::{CmdlineError, CommandLine, Initrd, InitrdError, KernelError, LinuxImage};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
 use drystone_state::ComponentError;
@@ -168,6 +168,11 @@ fn policy(config: &Config) -> drystone_lifecycle::Policy {
     policy.on_triple_fault = match config.on_triple_fault {
         Policy::Reset => OnTripleFault::Reset,
         Policy::Stop => OnTripleFault::Stop,
+    };
+    policy.on_panic = match config.on_panic {
+        PanicPolicy::Reset => OnPanic::Reset,
+        PanicPolicy::Stop => OnPanic::Stop,
+        PanicPolicy::Pause => OnPanic::Pause,
     };
     policy
 }

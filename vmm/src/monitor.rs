@@ -3,7 +3,8 @@
 
 use crate::machine::Machine;
 use drystone_hypervisor::RunError;
-use drystone_lifecycle::{Cause, Error, State, Verb};
+use drystone_lifecycle::{Cause, Error, State, Verb, Verdict};
+use drystone_state::ComponentError;
 use drystone_vcpu::{VcpuEvent, VcpuEventKind};
 use std::sync::mpsc::{self, Receiver, Sender};
 
@@ -134,29 +135,40 @@ fn follow(machine: &mut Machine, request: Request) -> Result<(), RequestError> {
 }
 
 fn vcpu_event(machine: &mut Machine, event: VcpuEvent) -> &'static str {
-    let orchestrator = &mut machine.orchestrator;
     let done = match &event.kind {
-        VcpuEventKind::Effect(effect) => orchestrator.apply(*effect),
-        VcpuEventKind::TripleFault => orchestrator.triple_fault(),
+        VcpuEventKind::Effect(effect) => match machine.orchestrator.apply(*effect) {
+            Ok(Verdict::Release) => release(machine, &event),
+            done => done.map(drop),
+        },
+        VcpuEventKind::TripleFault => machine.orchestrator.triple_fault(),
         VcpuEventKind::Fault(error) => {
-            orchestrator.stop(Cause::Fault(error.to_string()));
+            machine.orchestrator.stop(Cause::Fault(error.to_string()));
             return hint(error);
         }
         VcpuEventKind::Halted => {
             let what = format!("vCPU {} halted, and nothing can wake it", event.id);
-            orchestrator.stop(Cause::Fault(what));
+            machine.orchestrator.stop(Cause::Fault(what));
             Ok(())
         }
         other => {
-            orchestrator.stop(Cause::Fault(format!("vCPU {}: {other:?}", event.id)));
+            machine.orchestrator.stop(Cause::Fault(format!("vCPU {}: {other:?}", event.id)));
             Ok(())
         }
     };
     if let Err(error) = done {
         // What the guest asked for cannot be had: it must not go on as if it had never asked.
-        orchestrator.stop(Cause::Fault(error.to_string()));
+        machine.orchestrator.stop(Cause::Fault(error.to_string()));
     }
     ""
+}
+
+/// Lets the vCPU that made `event` go on.
+fn release(machine: &Machine, event: &VcpuEvent) -> Result<(), Error> {
+    machine.vcpus.release(event).map_err(|cause| Error::Component {
+        verb: Verb::Resume,
+        name: "vcpus".into(),
+        cause: ComponentError::new(cause),
+    })
 }
 
 fn press_power_button(machine: &Machine) -> Result<(), RequestError> {

@@ -13,6 +13,10 @@ pub enum Effect {
     /// The guest moved ranges of addresses. Whoever dispatched the write calls [`Bus::relocate`](crate::Bus::relocate)
     /// before the guest's next instruction, which may already use the new place.
     Relocate,
+    /// The guest's kernel panicked, and said so (pvpanic).
+    Panic,
+    /// The guest's kernel panicked, and a kernel that it kept for that takes a dump (pvpanic). It goes on by itself.
+    CrashLoaded,
 }
 
 /// A device on an [`AddressMap`](crate::AddressMap). Called from any vCPU thread, also from several at once: it guards itself.

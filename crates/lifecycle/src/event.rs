@@ -15,6 +15,12 @@ pub enum Cause {
     GuestReset,
     /// The guest suffered a triple fault.
     TripleFault,
+    /// The guest's kernel panicked.
+    GuestPanic,
+    /// The guest ended by itself, as it was asked to.
+    Shutdown,
+    /// The guest was asked to end by itself and did not in time.
+    Overdue,
     /// The machine cannot go on. The text is one line that says why.
     Fault(String),
 }
@@ -27,6 +33,9 @@ impl fmt::Display for Cause {
             Self::GuestPowerOff => f.write_str("the guest switched itself off"),
             Self::GuestReset => f.write_str("the guest asked for a reset"),
             Self::TripleFault => f.write_str("triple fault of the guest"),
+            Self::GuestPanic => f.write_str("the guest's kernel panicked"),
+            Self::Shutdown => f.write_str("the guest shut down, as it was asked to"),
+            Self::Overdue => f.write_str("the guest was asked to shut down and did not in time"),
             Self::Fault(text) => f.write_str(text),
         }
     }

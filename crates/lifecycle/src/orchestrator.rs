@@ -1,4 +1,6 @@
-use crate::{Cause, Error, Event, EventSink, OnReset, OnTripleFault, Policy, State, StateReader, Verb};
+use crate::{
+    Cause, Error, Event, EventSink, OnPanic, OnReset, OnTripleFault, Policy, State, StateReader, Verb,
+};
 use drystone_bus::Effect;
 use drystone_state::{Component, ComponentError};
 use std::sync::Arc;
@@ -13,6 +15,16 @@ pub enum Stage {
     Devices,
     /// What devices stand on: RAM and the kernel in it, disks, taps, consoles.
     Backends,
+}
+
+/// What becomes of the virtual CPU that made an effect and waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a virtual CPU that may go on waits until somebody lets it"]
+pub enum Verdict {
+    /// Nothing: it has been reset, or is not to run on.
+    Hold,
+    /// It may go on, at once or when the machine is resumed.
+    Release,
 }
 
 struct Part {
@@ -93,7 +105,7 @@ impl Orchestrator {
     /// machine is still `Built`.
     pub fn boot(&mut self) -> Result<(), Error> {
         self.state().next(Verb::Boot)?;
-        self.go(Verb::Boot, State::Running)
+        self.go(Verb::Boot, State::Running, Cause::Operator)
     }
 
     /// Makes everything stand still. Nothing happens if it does already.
@@ -101,10 +113,7 @@ impl Orchestrator {
     /// # Errors
     /// [`Error::Illegal`] unless `Running` or `Paused`; [`Error::Component`], [`Error::Stuck`].
     pub fn pause(&mut self) -> Result<(), Error> {
-        if self.state().next(Verb::Pause)?.is_some() || self.stuck {
-            self.go(Verb::Pause, State::Paused)?;
-        }
-        Ok(())
+        self.pause_for(Cause::Operator)
     }
 
     /// Goes on after a pause. Nothing happens if the machine runs.
@@ -113,7 +122,7 @@ impl Orchestrator {
     /// [`Error::Illegal`] unless `Running` or `Paused`; [`Error::Component`], [`Error::Stuck`].
     pub fn resume(&mut self) -> Result<(), Error> {
         if self.state().next(Verb::Resume)?.is_some() || self.stuck {
-            self.go(Verb::Resume, State::Running)?;
+            self.go(Verb::Resume, State::Running, Cause::Operator)?;
         }
         Ok(())
     }
@@ -164,13 +173,14 @@ impl Orchestrator {
         self.end(cause);
     }
 
-    /// Does what a write of the guest asked of the machine. On a machine that has stopped it means nothing more.
+    /// Does what a write of the guest asked of the machine, and says whether its virtual CPU may go on behind that write. On a
+    /// machine that has stopped it means nothing more.
     ///
     /// # Errors
     /// As [`reset`](Self::reset).
-    pub fn apply(&mut self, effect: Effect) -> Result<(), Error> {
+    pub fn apply(&mut self, effect: Effect) -> Result<Verdict, Error> {
         if effect == Effect::None || self.state() == State::Stopped {
-            return Ok(());
+            return Ok(Verdict::Hold);
         }
         (self.sink)(Event::Effect(effect));
         match effect {
@@ -179,10 +189,19 @@ impl Orchestrator {
                 OnReset::Reset => self.reset(Cause::GuestReset)?,
                 OnReset::Stop => self.stop(Cause::GuestReset),
             },
+            Effect::Panic => match self.policy.on_panic {
+                OnPanic::Stop => self.stop(Cause::GuestPanic),
+                OnPanic::Reset => self.reset(Cause::GuestPanic)?,
+                OnPanic::Pause => {
+                    self.pause_for(Cause::GuestPanic)?;
+                    return Ok(Verdict::Release);
+                }
+            },
+            Effect::CrashLoaded => return Ok(Verdict::Release),
             // An effect that is newer than this crate: going on as if it had not been asked for could harm the guest.
             other => self.stop(Cause::Fault(format!("no answer to the guest's request {other:?}"))),
         }
-        Ok(())
+        Ok(Verdict::Hold)
     }
 
     /// Does what the policy says about a triple fault. On a machine that has stopped it means nothing more.
@@ -216,9 +235,16 @@ impl Orchestrator {
         if names.is_empty() { Ok(()) } else { Err(names) }
     }
 
-    fn go(&mut self, verb: Verb, to: State) -> Result<(), Error> {
+    fn pause_for(&mut self, cause: Cause) -> Result<(), Error> {
+        if self.state().next(Verb::Pause)?.is_some() || self.stuck {
+            self.go(Verb::Pause, State::Paused, cause)?;
+        }
+        Ok(())
+    }
+
+    fn go(&mut self, verb: Verb, to: State, cause: Cause) -> Result<(), Error> {
         self.settle(verb)?;
-        self.enter(to, Cause::Operator);
+        self.enter(to, cause);
         Ok(())
     }
 

@@ -9,6 +9,8 @@ pub struct Policy {
     /// A triple fault: the guest can do nothing more, most often because its kernel jumped into nowhere, or because it
     /// wants to reset and knows no better way.
     pub on_triple_fault: OnTripleFault,
+    /// The guest's kernel says that it panicked.
+    pub on_panic: OnPanic,
 }
 
 /// What is done when the guest asks for a reset.
@@ -31,4 +33,17 @@ pub enum OnTripleFault {
     Stop,
     /// It starts again from the beginning, as on real hardware.
     Reset,
+}
+
+/// What is done when the guest's kernel says that it panicked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnPanic {
+    /// The machine ends.
+    #[default]
+    Stop,
+    /// It starts again from the beginning.
+    Reset,
+    /// It is paused, to be looked at. Resumed, the guest goes on with what it does after a panic.
+    Pause,
 }

@@ -40,6 +40,8 @@ pub type EventSink = Arc<dyn Fn(VcpuEvent) + Send + Sync>;
 pub(crate) enum Held {
     PowerOff,
     Reset,
+    Panic,
+    CrashLoaded,
     TripleFault,
     Halted,
     /// Cannot be saved: what the event said is not data.
@@ -52,6 +54,8 @@ impl Held {
         match kind {
             VcpuEventKind::Effect(Effect::PowerOff) => Self::PowerOff,
             VcpuEventKind::Effect(Effect::Reset) => Self::Reset,
+            VcpuEventKind::Effect(Effect::Panic) => Self::Panic,
+            VcpuEventKind::Effect(Effect::CrashLoaded) => Self::CrashLoaded,
             VcpuEventKind::Effect(other) => Self::Other(format!("{other:?}")),
             VcpuEventKind::TripleFault => Self::TripleFault,
             VcpuEventKind::Halted => Self::Halted,
@@ -64,6 +68,8 @@ impl Held {
         match self {
             Self::PowerOff => Some(VcpuEventKind::Effect(Effect::PowerOff)),
             Self::Reset => Some(VcpuEventKind::Effect(Effect::Reset)),
+            Self::Panic => Some(VcpuEventKind::Effect(Effect::Panic)),
+            Self::CrashLoaded => Some(VcpuEventKind::Effect(Effect::CrashLoaded)),
             Self::TripleFault => Some(VcpuEventKind::TripleFault),
             Self::Halted => Some(VcpuEventKind::Halted),
             Self::Other(_) => None,

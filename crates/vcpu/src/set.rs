@@ -39,9 +39,9 @@ impl<F: Fn(&mut dyn Vcpu) -> Result<(), Error> + Send + Sync> BootState for F {
 ///   complete, no device is being called, and every event has been handed to the sink. It gets a vCPU out of a halt in
 ///   the hypervisor; a vCPU inside a device finishes that call first.
 /// - **reset** gives every vCPU the state that it had when the set was made, and applies the [`BootState`] again.
-/// - An event (see [`VcpuEventKind`](crate::VcpuEventKind)) parks its vCPU, and only that one, until **reset**:
-///   whatever it was, running on would take the guest past a power-off, into the same fault again, or nowhere. A
-///   `resume` leaves it parked. So a guest cannot make more than one event for each vCPU and reset.
+/// - An event (see [`VcpuEventKind`](crate::VcpuEventKind)) parks its vCPU, and only that one, until **reset** or
+///   [`release`](Self::release): running on would take the guest past a power-off, into the same fault again, or
+///   nowhere. A `resume` leaves it parked. So a guest cannot make more than one event for each vCPU and decision.
 ///
 /// The set is stopped, and all threads have ended, when [`stop`](Self::stop) or drop returns.
 pub struct VcpuSet {
@@ -165,6 +165,23 @@ impl VcpuSet {
     /// the reset has dealt with them.
     pub fn is_current(&self, event: &VcpuEvent) -> bool {
         event.epoch == self.shared.epoch.load(Ordering::SeqCst)
+    }
+
+    /// Lets the vCPU that `event` parked go on, once it has been decided that it may; on a paused machine from the next
+    /// resume on. An event from before the last reset is ignored: the reset has dealt with it.
+    ///
+    /// # Errors
+    /// [`VcpuError::Unknown`], [`VcpuError::OwnThread`].
+    pub fn release(&self, event: &VcpuEvent) -> Result<(), VcpuError> {
+        // Held, so that no reset comes between the look and the release.
+        let _control = self.control("release a vCPU")?;
+        let slot = self.slot(event.id)?;
+        // The event is handed over a moment before its thread parks, and a release in between would be lost.
+        if self.is_current(event) && lock(&slot.held).take().is_some() {
+            slot.gate.wait_parked();
+            slot.gate.release();
+        }
+        Ok(())
     }
 
     /// Gets all vCPUs out of the guest for good and ends their threads. Their registers can still be read. Called

@@ -1,5 +1,6 @@
 use crate::config::{
-    ByteSize, Config, ConfigError, ConsoleConfig, CpusConfig, HugePages, MAX_CPUS, MemoryBacking, Policy,
+    ByteSize, Config, ConfigError, ConsoleConfig, CpusConfig, HugePages, MAX_CPUS, MemoryBacking,
+    PanicPolicy, Policy,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -25,6 +26,7 @@ Exit codes:
   3    the guest crashed (triple fault)
   4    the guest cannot go on, for example because the host cannot run its instruction
   5    the guest asked for a reset, and on_reset is stop
+  6    the guest's kernel panicked, and on_panic is stop
   128+n  ended by signal n (SIGTERM: 143, SIGINT: 130, SIGHUP: 129)
 
 Files:
@@ -135,6 +137,9 @@ pub(super) struct RunArgs {
     /// What a triple fault of the guest does [default: stop]
     #[arg(long, value_name = "POLICY")]
     pub on_triple_fault: Option<Policy>,
+    /// What a panic of the guest's kernel does, if it has the pvpanic driver [default: stop]
+    #[arg(long, value_name = "POLICY")]
+    pub on_panic: Option<PanicPolicy>,
     /// The least grave messages that are logged [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<Level>,
@@ -166,6 +171,7 @@ impl RunArgs {
         set(&mut config.console, &self.console);
         set(&mut config.on_reset, &self.on_reset);
         set(&mut config.on_triple_fault, &self.on_triple_fault);
+        set(&mut config.on_panic, &self.on_panic);
         set(&mut config.log_level, &self.log_level);
         set(&mut config.log_file, &self.log_file.clone().map(Some));
         config.validate()?;

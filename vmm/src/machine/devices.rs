@@ -2,7 +2,8 @@ use super::MachineError;
 use super::image::Describe;
 use drystone_bus::{Bus, SystemClock};
 use drystone_chipset::{
-    AcpiPower, AcpiPowerConfig, I8042, Rtc, RtcConfig, Serial, SerialConfig, SerialInput, SerialOutput,
+    AcpiPower, AcpiPowerConfig, I8042, PvPanic, Rtc, RtcConfig, Serial, SerialConfig, SerialInput,
+    SerialOutput,
 };
 use drystone_hypervisor::{Guard, Vm};
 use drystone_lifecycle::{Orchestrator, Stage};
@@ -28,6 +29,7 @@ pub(super) struct Devices {
     rtc: Arc<Rtc>,
     i8042: Arc<I8042>,
     power: Arc<AcpiPower>,
+    pvpanic: Arc<PvPanic>,
 }
 
 impl Devices {
@@ -45,6 +47,7 @@ impl Devices {
             rtc: Arc::new(Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()))),
             i8042: Arc::new(I8042::new()),
             power: Arc::new(AcpiPower::new(power_config, Arc::new(power_event))),
+            pvpanic: Arc::new(PvPanic::new()),
         };
         devices.put_on_bus()?;
         Ok((devices, vec![serial_wire, power_wire], console))
@@ -57,6 +60,7 @@ impl Devices {
         pio.insert(I8042::DATA_PORT.into(), 1, Arc::new(self.i8042.data_port()))?;
         pio.insert(I8042::COMMAND_PORT.into(), 1, Arc::new(self.i8042.command_port()))?;
         pio.insert(self.power.config().base.into(), AcpiPower::LEN, self.power.clone())?;
+        pio.insert(PvPanic::PORT.into(), PvPanic::LEN, self.pvpanic.clone())?;
         Ok(())
     }
 
@@ -66,12 +70,14 @@ impl Devices {
         orchestrator.add(Stage::Devices, "rtc", self.rtc.clone())?;
         orchestrator.add(Stage::Devices, "i8042", self.i8042.clone())?;
         orchestrator.add(Stage::Devices, "acpi-power", self.power.clone())?;
+        orchestrator.add(Stage::Devices, "pvpanic", self.pvpanic.clone())?;
         Ok(())
     }
 
     /// How the guest is told of them, and of `cpus` processors.
     pub(super) fn describe(&self, apic_ids: Vec<u32>) -> Describe {
         let (serial, rtc, power) = (self.serial.clone(), self.rtc.clone(), self.power.clone());
+        let pvpanic = self.pvpanic.clone();
         Box::new(move |take| {
             let registers = power.registers();
             take(&AcpiConfig {
@@ -100,6 +106,7 @@ impl Devices {
                     AmlPart::Root(serial.as_ref()),
                     AmlPart::Root(rtc.as_ref()),
                     AmlPart::Root(power.as_ref()),
+                    AmlPart::Root(pvpanic.as_ref()),
                 ],
                 tables: &[],
             });

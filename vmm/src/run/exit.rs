@@ -23,6 +23,8 @@ impl ExitStatus {
     pub const FAULT: u8 = 4;
     /// The guest asked for a reset, and `on_reset` is `stop`.
     pub const RESET: u8 = 5;
+    /// The guest's kernel panicked, and `on_panic` is `stop`.
+    pub const PANICKED: u8 = 6;
     /// Ended by signal n: this plus n, as shells say it.
     pub const SIGNAL: u8 = 128;
 
@@ -45,9 +47,10 @@ impl ExitStatus {
     /// As the guest ended.
     pub fn of(end: &End) -> Self {
         let (code, what) = match &end.cause {
-            Cause::Operator | Cause::GuestPowerOff => return Self::ok(),
+            Cause::Operator | Cause::GuestPowerOff | Cause::Shutdown | Cause::Overdue => return Self::ok(),
             Cause::TripleFault => (Self::CRASHED, "the guest crashed: triple fault".into()),
             Cause::GuestReset => (Self::RESET, "the guest asked for a reset, and on_reset is stop".into()),
+            Cause::GuestPanic => (Self::PANICKED, "the guest's kernel panicked, and on_panic is stop".into()),
             Cause::Fault(why) => (Self::FAULT, why.clone()),
             other => (Self::FAULT, other.to_string()),
         };
@@ -64,7 +67,10 @@ mod tests {
     fn the_code_says_how_the_guest_ended() {
         let of = |cause, hint| ExitStatus::of(&End { cause, hint });
         assert_eq!(of(Cause::GuestPowerOff, ""), ExitStatus::ok());
-        assert_eq!(of(Cause::Operator, ""), ExitStatus::ok());
+        for asked in [Cause::Operator, Cause::Shutdown, Cause::Overdue] {
+            assert_eq!(of(asked, ""), ExitStatus::ok());
+        }
+        assert_eq!(of(Cause::GuestPanic, "").code, 6);
         assert_eq!(of(Cause::TripleFault, "").code, 3);
         assert_eq!(of(Cause::GuestReset, "").code, 5);
         let fault = of(Cause::Fault("vCPU 0: no".into()), "try that");

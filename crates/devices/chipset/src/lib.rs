@@ -1,4 +1,4 @@
-//! The small devices of a PC: serial port, RTC, i8042, ACPI power.
+//! The small devices of a PC: serial port, RTC, i8042, ACPI power, pvpanic.
 //!
 //! Each is a struct that guards itself, with plain `read` and `write` that take an offset and the bytes of one guest
 //! access. They are given what they need (an [`Interrupt`](drystone_bus::Interrupt), a
@@ -13,11 +13,13 @@ mod aml;
 mod bytes;
 mod i8042;
 mod power;
+mod pvpanic;
 mod rtc;
 mod serial;
 
 pub use i8042::{I8042, I8042Port, I8042State};
 pub use power::{AcpiPower, AcpiPowerConfig, AcpiPowerState, AcpiRegisters};
+pub use pvpanic::{PvPanic, PvPanicState};
 pub use rtc::{RTC_CENTURY_REGISTER, Rtc, RtcConfig, RtcState};
 pub use serial::{
     RequestToSend, Serial, SerialConfig, SerialError, SerialInput, SerialOutput, SerialParts, SerialState,

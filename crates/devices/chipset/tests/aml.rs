@@ -4,7 +4,7 @@
 use acpi_tables::Aml;
 use acpi_tables::sdt::Sdt;
 use drystone_bus::{Interrupt, SystemClock};
-use drystone_chipset::{AcpiPower, AcpiPowerConfig, Rtc, RtcConfig, Serial, SerialConfig};
+use drystone_chipset::{AcpiPower, AcpiPowerConfig, PvPanic, Rtc, RtcConfig, Serial, SerialConfig};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::Command;
@@ -60,7 +60,8 @@ fn acpica_reads_what_is_meant() {
     let rtc = Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()));
     let power = AcpiPower::new(AcpiPowerConfig { base: 0x600, gsi: 9 }, Arc::new(Unwired));
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("dsdt.aml"), table(&[&com1, &com2, &rtc, &power])).unwrap();
+    std::fs::write(folder.path().join("dsdt.aml"), table(&[&com1, &com2, &rtc, &power, &PvPanic::new()]))
+        .unwrap();
 
     if iasl(folder.path(), &["-d", "dsdt.aml"]).is_none() {
         return;
@@ -72,6 +73,7 @@ fn acpica_reads_what_is_meant() {
         r#"Device(COM2){Name(_HID,EisaId("PNP0501"))Name(_UID,One)"#,
         r#"IO(Decode16,0x02F8,0x02F8,0x01,0x08,)Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000003,}"#,
         r#"Device(RTC){Name(_HID,EisaId("PNP0B00"))Name(_CRS,ResourceTemplate(){IO(Decode16,0x0070,0x0070,0x01,0x02,)})}"#,
+        r#"Device(PEVT){Name(_HID,"QEMU0001")Name(_CRS,ResourceTemplate(){IO(Decode16,0x0505,0x0505,0x01,0x01,)})}"#,
         r#"Name(\_S5,Package(0x04){0x05,Zero,Zero,Zero})"#,
         r#"Device(PWRB){Name(_HID,EisaId("PNP0C0C"))}"#,
         r#"Device(GED){Name(_HID,"ACPI0013")Name(_UID,Zero)Name(_CRS,ResourceTemplate(){Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000009,}})OperationRegion(EREG,SystemIO,0x0603,One)Field(EREG,ByteAcc,NoLock,WriteAsZeros){EVNT,8}"#,

@@ -225,13 +225,13 @@ fn every_verb_in_every_state_does_what_it_should() {
 fn the_guest_switches_itself_off() {
     let mut rig = Rig::at(State::Running);
     let reader = rig.machine.reader();
-    rig.machine.apply(Effect::PowerOff).unwrap();
+    assert_eq!(rig.machine.apply(Effect::PowerOff).unwrap(), Verdict::Hold);
     assert_eq!(rig.log.take(), PAUSE);
     let end = changed(State::Running, State::Stopped, Cause::GuestPowerOff);
     assert_eq!(rig.events.take(), [Event::Effect(Effect::PowerOff), end]);
     assert_eq!(reader.wait_stopped(), Cause::GuestPowerOff);
     // What arrives late means nothing more, and the first cause stays.
-    rig.machine.apply(Effect::Reset).unwrap();
+    assert_eq!(rig.machine.apply(Effect::Reset).unwrap(), Verdict::Hold);
     rig.machine.triple_fault().unwrap();
     rig.machine.stop(Cause::Operator);
     assert_eq!((rig.log.take().as_str(), rig.events.take()), ("", vec![]));
@@ -251,7 +251,7 @@ fn the_policy_decides_about_resets_and_triple_faults() {
         assert_eq!(reset, status.state == State::Running);
         (reset, status.end, rig.events.take())
     };
-    let guest_reset = |m: &mut Orchestrator| m.apply(Effect::Reset);
+    let guest_reset = |m: &mut Orchestrator| m.apply(Effect::Reset).map(drop);
     let triple_fault = |m: &mut Orchestrator| m.triple_fault();
 
     let (reset, end, events) = resets(Policy::default(), guest_reset);
@@ -260,7 +260,8 @@ fn the_policy_decides_about_resets_and_triple_faults() {
     let (reset, end, _) = resets(Policy::default(), triple_fault);
     assert_eq!((reset, end), (false, Some(Cause::TripleFault)));
 
-    let other = Policy { on_reset: OnReset::Stop, on_triple_fault: OnTripleFault::Reset };
+    let other =
+        Policy { on_reset: OnReset::Stop, on_triple_fault: OnTripleFault::Reset, ..Policy::default() };
     let (reset, end, events) = resets(other, guest_reset);
     assert_eq!((reset, end), (false, Some(Cause::GuestReset)));
     assert_eq!(events[1], Event::Effect(Effect::Reset));
@@ -270,16 +271,53 @@ fn the_policy_decides_about_resets_and_triple_faults() {
 }
 
 #[test]
+fn the_policy_decides_about_panics() {
+    let panicked = |on_panic| {
+        let mut rig = Rig::new(Policy { on_panic, ..Policy::default() });
+        rig.machine.boot().unwrap();
+        rig.log.take();
+        rig.events.take();
+        let verdict = rig.machine.apply(Effect::Panic).unwrap();
+        (rig, verdict)
+    };
+    let effect = Event::Effect(Effect::Panic);
+
+    let (rig, verdict) = panicked(OnPanic::Stop);
+    let end = changed(State::Running, State::Stopped, Cause::GuestPanic);
+    assert_eq!((verdict, rig.events.take()), (Verdict::Hold, vec![effect.clone(), end]));
+    let (rig, verdict) = panicked(OnPanic::Reset);
+    let reset = Event::Reset { cause: Cause::GuestPanic };
+    assert_eq!((verdict, rig.events.take()), (Verdict::Hold, vec![effect.clone(), reset]));
+    assert_eq!(rig.log.take(), format!("{PAUSE}, {RESET}, {RESUME}"));
+
+    let (mut rig, verdict) = panicked(OnPanic::Pause);
+    let pause = changed(State::Running, State::Paused, Cause::GuestPanic);
+    assert_eq!(verdict, Verdict::Release, "resumed, it does what it does after a panic");
+    assert_eq!((rig.log.take().as_str(), rig.events.take()), (PAUSE, vec![effect, pause]));
+    rig.machine.reset(Cause::Operator).unwrap();
+    assert_eq!(rig.machine.state(), State::Paused);
+    rig.machine.resume().unwrap();
+    assert!(rig.all_running(true));
+}
+
+#[test]
+fn a_guest_that_takes_a_dump_of_itself_goes_on() {
+    let mut rig = Rig::at(State::Running);
+    assert_eq!(rig.machine.apply(Effect::CrashLoaded).unwrap(), Verdict::Release);
+    assert_eq!((rig.log.take().as_str(), rig.events.take()), ("", vec![Event::Effect(Effect::CrashLoaded)]));
+}
+
+#[test]
 fn no_effect_is_nothing() {
     let mut rig = Rig::at(State::Running);
-    rig.machine.apply(Effect::None).unwrap();
+    assert_eq!(rig.machine.apply(Effect::None).unwrap(), Verdict::Hold);
     assert_eq!((rig.log.take().as_str(), rig.events.take()), ("", vec![]));
 }
 
 #[test]
 fn a_guest_that_resets_a_paused_machine_leaves_it_paused() {
     let mut rig = Rig::at(State::Paused);
-    rig.machine.apply(Effect::Reset).unwrap();
+    assert_eq!(rig.machine.apply(Effect::Reset).unwrap(), Verdict::Hold);
     assert_eq!((rig.machine.state(), rig.log.take().as_str()), (State::Paused, RESET));
     let refused = Rig::at(State::Built).machine.apply(Effect::Reset).unwrap_err().to_string();
     assert_eq!(refused, "cannot reset a machine that is built");

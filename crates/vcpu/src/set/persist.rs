@@ -24,6 +24,13 @@ pub struct SavedVcpu {
     held: Option<Held>,
 }
 
+impl SavedVcpu {
+    /// Whether an event parked it about which nobody has decided yet.
+    pub fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+}
+
 impl Schema for VcpusState {
     const KIND: &'static str = "vcpus";
     const VERSION: u32 = 1;

@@ -18,8 +18,9 @@ const VERBS: [Verb; 4] = [Verb::Boot, Verb::Pause, Verb::Resume, Verb::Reset];
 fn step(rig: &mut Rig, random: &mut Random) -> Result<(), Error> {
     match random.below(40) {
         0 => rig.ask(Verb::Stop),
-        1 => rig.machine.apply(Effect::PowerOff),
-        2..6 => rig.machine.apply(Effect::Reset),
+        1 => rig.machine.apply(Effect::PowerOff).map(drop),
+        2..6 => rig.machine.apply(Effect::Reset).map(drop),
+        8..10 => rig.machine.apply(Effect::Panic).map(drop),
         6..8 => rig.machine.triple_fault(),
         _ => rig.ask(VERBS[random.below(4)]),
     }
@@ -34,7 +35,8 @@ fn break_or_mend(rig: &Rig, random: &mut Random) {
 fn live(seed: u64) {
     let random = &mut Random(seed);
     let on_triple_fault = [OnTripleFault::Stop, OnTripleFault::Reset][random.below(2)];
-    let mut rig = Rig::new(Policy { on_triple_fault, ..Policy::default() });
+    let on_panic = [OnPanic::Stop, OnPanic::Reset, OnPanic::Pause, OnPanic::Pause][random.below(4)];
+    let mut rig = Rig::new(Policy { on_triple_fault, on_panic, ..Policy::default() });
     let mut told = State::Built;
     for _ in 0..60 {
         if random.below(3) == 0 {

@@ -3,6 +3,7 @@
 use super::*;
 use drystone_hypervisor::RunError;
 use drystone_hypervisor::fake::Op;
+use drystone_state::Persist;
 
 #[test]
 fn an_effect_is_the_guests_last_write_and_other_vcpus_go_on() {
@@ -85,6 +86,47 @@ fn a_guest_that_reset_once_is_not_reset_again() {
         rig.pause();
     }
     rig.no_event();
+}
+
+#[test]
+fn a_released_vcpu_goes_on_behind_its_event() {
+    let rig = Rig::new(1, |cpu| {
+        for _ in 0..200 {
+            cpu.out8(POWER, 1);
+        }
+        count_for_ever(cpu);
+    });
+    rig.resume();
+    let mut last = rig.event();
+    for _ in 1..200 {
+        // At once: its thread may not have parked yet.
+        rig.set.release(&last).unwrap();
+        last = rig.event();
+    }
+    rig.pause();
+    rig.set.release(&last).unwrap();
+    assert_eq!(rig.counts(), 0, "a paused set stays paused");
+    rig.resume();
+    rig.wait_counts(1);
+    rig.set.release(&last).unwrap();
+    rig.wait_counts(1);
+    rig.pause();
+    rig.no_event();
+}
+
+#[test]
+fn a_release_that_comes_after_a_reset_does_nothing() {
+    let rig = Rig::new(1, |cpu| cpu.out8(POWER, 1));
+    rig.resume();
+    let old = rig.event();
+    rig.pause();
+    rig.set.reset().unwrap();
+    rig.resume();
+    let new = rig.event();
+    rig.set.release(&old).unwrap();
+    rig.pause();
+    assert!(rig.set.save().unwrap().vcpus[0].is_held(), "the new life's event still waits");
+    assert!(rig.set.is_current(&new) && !rig.set.is_current(&old));
 }
 
 #[test]
