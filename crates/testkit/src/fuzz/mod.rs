@@ -6,12 +6,14 @@ mod boot_params;
 mod i8042;
 pub mod images;
 mod input;
+mod limit;
 mod loader;
 mod serial;
 
 pub use boot_params::boot_params;
 pub use i8042::i8042;
 pub use input::Input;
+pub use limit::limit;
 pub use loader::loader;
 pub use serial::serial;
 
