@@ -101,7 +101,7 @@ fn what_was_cancelled_or_came_to_nothing_costs_nothing() {
 fn a_new_rate_moves_those_that_wait() {
     let (limiter, clock) = limiter(rate(1, 1), None);
     let ticket = limiter.take(bytes(1001)).unwrap_err();
-    assert_eq!(limiter.ready(&ticket), Err(1000_000 * MS));
+    assert_eq!(limiter.ready(&ticket), Err(1_000_000 * MS));
     limiter.configure(LimitConfig { bandwidth: rate(1_000_000, 10), operations: None });
     assert_eq!(limiter.ready(&ticket), Err(MS));
     limiter.configure(LimitConfig { bandwidth: rate(1000, 10), operations: None });
