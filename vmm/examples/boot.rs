@@ -15,7 +15,7 @@ use std::time::Duration;
 fn main() {
     let mut args = std::env::args().skip(1);
     let config = Config {
-        kernel: args.next().unwrap().into(),
+        kernel: Some(args.next().unwrap().into()),
         initrd: args.next().map(Into::into),
         cpus: args.next().map_or(1.into(), |n| n.parse().unwrap()),
         ..Config::default()

@@ -1,5 +1,6 @@
 //! What a virtual machine is made of: one schema for flags and files.
 
+mod boot;
 mod console;
 mod cpus;
 mod file;
@@ -8,6 +9,7 @@ mod size;
 #[cfg(test)]
 mod tests;
 
+pub use boot::BootProtocol;
 pub use console::ConsoleConfig;
 pub use cpus::{CpusConfig, CpusError};
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
@@ -35,8 +37,11 @@ pub struct Config {
     /// Name of the running machine; one is made up unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// A bzImage or an ELF kernel. Empty means not given.
-    pub kernel: PathBuf,
+    /// A bzImage or an ELF kernel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PathBuf>,
+    /// How the kernel is entered.
+    pub boot_protocol: BootProtocol,
     /// The initial RAM file system.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
@@ -89,7 +94,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             id: None,
-            kernel: PathBuf::new(),
+            kernel: None,
+            boot_protocol: BootProtocol::default(),
             initrd: None,
             cmdline: String::new(),
             cpus: CpusConfig::from(1),
@@ -148,7 +154,7 @@ impl Config {
         {
             return bad("id", e.to_string());
         }
-        if self.kernel.as_os_str().is_empty() {
+        if self.kernel.is_none() {
             return bad("kernel", "none given: use --kernel PATH, or kernel = \"PATH\" in the file".into());
         }
         if let Err(e) = self.cpus.topology() {

@@ -9,7 +9,7 @@ use crate::monitor::Handle;
 use board::Board;
 use drystone_hypervisor::{Cpuid, Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
 use drystone_lifecycle::{EventSink, OnPanic, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
-use drystone_loader::{CmdlineError, CommandLine, Initrd, InitrdError, KernelError, LinuxImage};
+use drystone_loader::{CmdlineError, CommandLine, Initrd, InitrdError, KernelError, KernelImage};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
 use drystone_state::ComponentError;
 use drystone_vcpu::cpuid::{CpuModel, Topology};
@@ -105,7 +105,9 @@ impl Machine {
             return Err(MachineError::Cpus { asked: topology.vcpus(), hypervisor, most });
         }
         // What the user named is looked at before anything is made.
-        let kernel = LinuxImage::open(&config.kernel)?;
+        let kernel = KernelImage::open(config.kernel.clone().unwrap_or_default())?;
+        let protocol = config.boot_protocol.wanted();
+        kernel.protocol(protocol)?;
         let initrd = config.initrd.as_ref().map(Initrd::open).transpose()?;
         let mut cmdline = CommandLine::new();
         cmdline.push_default(DEFAULT_CMDLINE)?.push_user(&config.cmdline)?;
@@ -120,7 +122,7 @@ impl Machine {
         let model = model(&host, topology);
         let describe = devices.describe(model.topology.apic_ids().collect());
         let entry = Mutex::new(None);
-        let image = Arc::new(BootImage { ram, layout, kernel, initrd, cmdline, describe, entry });
+        let image = Arc::new(BootImage { ram, layout, kernel, protocol, initrd, cmdline, describe, entry });
         image.load().map_err(MachineError::Load)?;
 
         let made = vcpus(vm.as_ref(), &host, &model)?;

@@ -155,7 +155,7 @@ impl Verbs for EchoVerbs {
 #[test]
 fn child() {
     let Ok(mode) = std::env::var("DRYSTONE_TEST_CHILD") else { return };
-    let mut config = Config { kernel: "x".into(), id: Some("echo".into()), ..Config::default() };
+    let mut config = Config { kernel: Some("x".into()), id: Some("echo".into()), ..Config::default() };
     config.log_file = std::env::var_os("DRYSTONE_TEST_LOG").map(PathBuf::from);
     match mode.as_str() {
         "broken" => config.cmdline = mode.clone(),

@@ -4,6 +4,7 @@ use crate::bytes::u32_at;
 use crate::error::KernelError;
 use crate::image::Plan;
 use crate::map::HIGH_MEMORY;
+use crate::protocol::Entries;
 use linux_loader::loader::bootparam::{XLF_KERNEL_64, setup_header};
 use vm_memory::ByteValued;
 
@@ -112,7 +113,8 @@ fn place(name: &str, mut header: setup_header, kernel_len: u64) -> Result<Plan, 
         return Err(corrupt(name, format!("it asks to be loaded at {start:#x}, above 4 GiB")));
     };
     header.code32_start = code32_start;
-    Ok(Plan { entry, range: start..loaded_end.max(runtime_end), clear: Vec::new(), header })
+    let entries = Entries { linux: Some(entry), pvh: None, says_linux: true };
+    Ok(Plan { entries, range: start..loaded_end.max(runtime_end), clear: Vec::new(), header })
 }
 
 fn truncated(name: &str, promised: u64, found: u64) -> KernelError {

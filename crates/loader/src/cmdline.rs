@@ -67,9 +67,9 @@ impl CommandLine {
     /// The line, its parts separated by one space.
     ///
     /// # Errors
-    /// [`CmdlineError::TooLong`] for more than `limit` bytes: what [`LinuxImage::cmdline_max`] says.
+    /// [`CmdlineError::TooLong`] for more than `limit` bytes: what [`KernelImage::cmdline_max`] says.
     ///
-    /// [`LinuxImage::cmdline_max`]: crate::LinuxImage::cmdline_max
+    /// [`KernelImage::cmdline_max`]: crate::KernelImage::cmdline_max
     pub fn render(&self, limit: usize) -> Result<String, CmdlineError> {
         let parts: Vec<_> = self.defaults.iter().chain(&self.user).map(String::as_str).collect();
         let line = parts.join(" ");

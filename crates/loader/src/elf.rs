@@ -1,17 +1,23 @@
-//! The ELF headers of a vmlinux, checked (System V ABI, gABI chapters 4 and 5).
+//! The ELF headers of a vmlinux or another kernel, checked (System V ABI, gABI chapters 4 and 5).
+
+mod notes;
 
 use crate::bytes::{u16_at, u32_at, u64_at};
 use crate::error::KernelError;
 use crate::image::Plan;
 use crate::map::HIGH_MEMORY;
+use crate::protocol::Entries;
 use crate::source::Source;
 use linux_loader::loader::bootparam::setup_header;
+use notes::Notes;
 use std::ops::Range;
 
 const HEADER_LEN: u64 = 64;
 const PHDR_LEN: u16 = 56;
 /// A vmlinux has five.
 const PHDRS_MAX: u16 = 128;
+/// Of a note segment so much is read; a vmlinux has half a KiB.
+const NOTES_MAX: u64 = 64 << 10;
 const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 const PT_NOTE: u32 = 4;
@@ -45,8 +51,20 @@ pub(crate) fn plan(name: &str, head: &[u8], len: u64, source: &mut Source) -> Re
     if promised > len {
         return Err(KernelError::Truncated { name: name.into(), promised, found: len });
     }
+    let notes = read_notes(name, &segments, source)?;
     let entry = u64_at(head, 0x18).unwrap_or(0);
-    place(name, entry, segments.iter().filter(|s| s.kind == PT_LOAD))
+    place(name, entry, notes, segments.iter().filter(|s| s.kind == PT_LOAD))
+}
+
+fn read_notes(name: &str, segments: &[Segment], source: &mut Source) -> Result<Notes, KernelError> {
+    let mut notes = Notes::default();
+    for s in segments.iter().filter(|s| s.kind == PT_NOTE) {
+        let bytes = source
+            .read_at(s.offset, s.file_len.min(NOTES_MAX) as usize)
+            .map_err(|cause| KernelError::File { name: name.into(), attempt: "read its notes", cause })?;
+        notes.read(&bytes);
+    }
+    Ok(notes)
 }
 
 fn read_segments(
@@ -92,13 +110,14 @@ fn segment(phdr: &[u8]) -> Option<Segment> {
     })
 }
 
-/// Checks that the segments lie above 1 MiB and apart from each other, and that the entry is in one.
+/// Checks that the segments lie above 1 MiB and apart from each other, and that what is to be entered is in one.
 fn place<'a>(
     name: &str,
     entry: u64,
+    notes: Notes,
     segments: impl Iterator<Item = &'a Segment>,
 ) -> Result<Plan, KernelError> {
-    let (mut whole, mut clear, mut entered) = (Vec::<Range<u64>>::new(), Vec::new(), false);
+    let (mut whole, mut loaded, mut clear) = (Vec::<Range<u64>>::new(), Vec::new(), Vec::new());
     for s in segments {
         let (at, end) = (s.paddr, s.paddr.checked_add(s.mem_len));
         let Some(end) = end.filter(|_| s.file_len <= s.mem_len) else {
@@ -118,18 +137,31 @@ fn place<'a>(
             return Err(corrupt(name, format!("its segments at {at:#x} and {other:#x} overlap")));
         }
         let loaded_end = at + s.file_len;
-        entered |= (at..loaded_end).contains(&entry);
+        loaded.push(at..loaded_end);
         whole.push(at..end);
         if loaded_end < end {
             clear.push(loaded_end..end);
         }
     }
-    if !entered {
-        return Err(corrupt(name, format!("its entry point {entry:#x} is in none of its segments")));
-    }
+    let entries = entries(name, entry, notes, &loaded)?;
     let start = whole.iter().map(|r| r.start).min().unwrap_or(HIGH_MEMORY);
     let end = whole.iter().map(|r| r.end).max().unwrap_or(start);
-    Ok(Plan { entry, range: start..end, clear, header: header() })
+    Ok(Plan { entries, range: start..end, clear, header: header() })
+}
+
+/// The entry points, which must be in what is `loaded` from the file. That of an image that says nothing of PVH is
+/// Linux's.
+fn entries(name: &str, entry: u64, notes: Notes, loaded: &[Range<u64>]) -> Result<Entries, KernelError> {
+    let is_loaded = |at: &u64| loaded.iter().any(|r| r.contains(at));
+    let pvh = notes.pvh_entry.map(u64::from);
+    if let Some(at) = pvh.filter(|at| !is_loaded(at)) {
+        return Err(corrupt(name, format!("its PVH entry point {at:#x} is in none of its segments")));
+    }
+    let linux = Some(entry).filter(is_loaded);
+    if pvh.is_none() && linux.is_none() {
+        return Err(corrupt(name, format!("its entry point {entry:#x} is in none of its segments")));
+    }
+    Ok(Entries { linux, pvh, says_linux: notes.linux || pvh.is_none() })
 }
 
 /// The setup header that the kernel would have had as a bzImage, as far as it looks at it after the entry.

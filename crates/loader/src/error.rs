@@ -1,4 +1,4 @@
-use crate::{AcpiError, CmdlineError};
+use crate::{AcpiError, CmdlineError, Protocol};
 use std::io;
 
 /// Why a kernel cannot be used. Every message begins with the image's name, which is its path if it was opened by one.
@@ -50,6 +50,16 @@ pub enum KernelError {
         name: String,
         /// What it lacks.
         cause: String,
+    },
+    /// It cannot be entered as asked.
+    #[error("kernel at {name}: cannot be started by the boot protocol {protocol}: {cause}")]
+    Protocol {
+        /// The image's name.
+        name: String,
+        /// What was asked for.
+        protocol: Protocol,
+        /// What it lacks.
+        cause: &'static str,
     },
     /// Guest RAM is too small for it.
     #[error(

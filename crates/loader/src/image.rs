@@ -1,4 +1,5 @@
 use crate::error::KernelError;
+use crate::protocol::{Entries, Protocol};
 use crate::source::Source;
 use crate::{bzimage, elf, map, sniff};
 use drystone_memory::Layout;
@@ -20,25 +21,26 @@ const CLEAR_LEN: usize = 64 << 10;
 pub enum Format {
     /// What distributions ship as vmlinuz: it unpacks itself.
     BzImage,
-    /// A vmlinux: boots faster, has no setup header.
+    /// A vmlinux, which boots faster than a bzImage and has no setup header; or another kernel with a PVH entry.
     Elf,
 }
 
-/// A Linux kernel for x86-64 whose headers were found in order. It keeps its file open, so that it can be loaded
+/// A kernel for x86-64 whose headers were found in order: Linux, or anything with a PVH entry. It keeps its file open, so that it can be loaded
 /// again when the guest is reset, also when a file of another content has taken its name meanwhile.
 #[derive(Debug)]
-pub struct LinuxImage {
+pub struct KernelImage {
     name: String,
     format: Format,
+    entries: Entries,
     cmdline_max: usize,
     source: Mutex<Source>,
 }
 
-/// Where an image goes. Made from untrusted headers: `range` is not empty and begins at 1 MiB or above, `entry` and
+/// Where an image goes. Made from untrusted headers: `range` is not empty and begins at 1 MiB or above, `entries` and
 /// `clear` are in it; whether there is RAM is for the caller to find out.
 pub(crate) struct Plan {
-    /// Where the first vCPU starts.
-    pub entry: u64,
+    /// Where the first vCPU may start.
+    pub entries: Entries,
     /// All that the kernel needs before it looks at its memory map.
     pub range: Range<u64>,
     /// What must read as zeros.
@@ -50,12 +52,13 @@ pub(crate) struct Plan {
 /// A kernel that lies in guest memory.
 #[derive(Debug, Clone)]
 pub struct LoadedKernel {
-    pub(crate) entry: u64,
+    name: String,
+    entries: Entries,
     pub(crate) range: Range<u64>,
     pub(crate) header: setup_header,
 }
 
-impl LinuxImage {
+impl KernelImage {
     /// Opens and checks the kernel at `path`. Its content decides its format.
     ///
     /// # Errors
@@ -88,7 +91,8 @@ impl LinuxImage {
     fn new(mut source: Source, name: String) -> Result<Self, KernelError> {
         let (format, plan) = plan(&name, &mut source)?;
         let cmdline_max = cmdline_max(&plan.header);
-        Ok(Self { name, format, cmdline_max, source: Mutex::new(source) })
+        let entries = plan.entries;
+        Ok(Self { name, format, entries, cmdline_max, source: Mutex::new(source) })
     }
 
     /// What errors call it: the path, if it was opened by one.
@@ -99,6 +103,21 @@ impl LinuxImage {
     /// Which kind of kernel it is.
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// How it will be entered if `wanted` is asked for, or, with `None`, by what its content says: a Linux kernel by
+    /// the Linux protocol, which takes the fewest steps to where both lead, anything else by PVH.
+    ///
+    /// # Errors
+    /// [`KernelError::Protocol`] when it cannot be entered as `wanted`.
+    pub fn protocol(&self, wanted: Option<Protocol>) -> Result<Protocol, KernelError> {
+        choose(&self.name, &self.entries, wanted).map(|(protocol, _)| protocol)
+    }
+
+    /// All the protocols by which it can be entered.
+    pub fn protocols(&self) -> impl Iterator<Item = Protocol> {
+        let Entries { linux, pvh, says_linux: _ } = self.entries;
+        linux.map(|_| Protocol::Linux).into_iter().chain(pvh.map(|_| Protocol::Pvh))
     }
 
     /// The longest command line that this kernel takes, in bytes without the zero byte at the end.
@@ -129,7 +148,8 @@ impl LinuxImage {
         };
         loaded.map_err(|e| self.failed(e))?;
         plan.clear.iter().try_for_each(|range| clear(memory, range)).map_err(|e| self.failed(e))?;
-        Ok(LoadedKernel { entry: plan.entry, range: plan.range, header: plan.header })
+        let name = self.name.clone();
+        Ok(LoadedKernel { name, entries: plan.entries, range: plan.range, header: plan.header })
     }
 
     fn check_fit<M: GuestMemoryBackend>(
@@ -157,9 +177,12 @@ impl LinuxImage {
 }
 
 impl LoadedKernel {
-    /// Where the first vCPU starts, in 64-bit mode, with RSI pointing to the boot parameters.
-    pub fn entry(&self) -> u64 {
-        self.entry
+    /// How it is to be entered, and where the first vCPU starts. `wanted` is as for [`KernelImage::protocol`].
+    ///
+    /// # Errors
+    /// [`KernelError::Protocol`] when it cannot be entered as `wanted`.
+    pub fn entry(&self, wanted: Option<Protocol>) -> Result<(Protocol, u64), KernelError> {
+        choose(&self.name, &self.entries, wanted)
     }
 
     /// What the kernel occupies, with all that it needs before it looks at its memory map.
@@ -189,6 +212,14 @@ fn plan(name: &str, source: &mut Source) -> Result<(Format, Plan), KernelError> 
     } else {
         Err(KernelError::Format { name: name.into(), looks_like: sniff::looks_like(&head) })
     }
+}
+
+fn choose(name: &str, entries: &Entries, wanted: Option<Protocol>) -> Result<(Protocol, u64), KernelError> {
+    entries.choose(wanted).map_err(|cause| KernelError::Protocol {
+        name: name.into(),
+        protocol: wanted.unwrap_or(Protocol::Linux),
+        cause,
+    })
 }
 
 /// The header's limit, or less: no header makes the command line leave its place in low memory.

@@ -1,8 +1,8 @@
-//! Puts Linux into guest memory: bzImage, ELF, initrd, command line, boot parameters, ACPI.
+//! Puts a kernel into guest memory: bzImage, ELF, PVH, initrd, command line, boot parameters, ACPI.
 //!
-//! [`LinuxImage`] and [`Initrd`] are files that were checked once and are loaded as often as the guest is reset.
+//! [`KernelImage`] and [`Initrd`] are files that were checked once and are loaded as often as the guest is reset.
 //! [`setup`] does all of it in one call and says where a vCPU starts; the parts can be used alone: [`MemoryMap`] for
-//! e820, [`BootParams`] for the zero page, [`AcpiTables`] for ACPI. The addresses are in [`map`].
+//! e820, [`BootParams`] for the zero page or PVH's start info, [`AcpiTables`] for ACPI. The addresses are in [`map`].
 //!
 //! Images are untrusted: nothing in one can make the loader panic, allocate without bound, or write outside guest
 //! RAM or over the structures below 1 MiB.
@@ -20,6 +20,7 @@ mod error;
 mod image;
 mod initrd;
 pub mod map;
+mod protocol;
 mod setup;
 mod sniff;
 mod source;
@@ -29,6 +30,7 @@ pub use boot_params::BootParams;
 pub use cmdline::{CmdlineError, CommandLine};
 pub use e820::{MapEntry, MapKind, MemoryMap};
 pub use error::{BootParamsError, InitrdError, KernelError, SetupError};
-pub use image::{Format, LinuxImage, LoadedKernel};
+pub use image::{Format, KernelImage, LoadedKernel};
 pub use initrd::Initrd;
+pub use protocol::Protocol;
 pub use setup::{Boot, Entry, setup};

@@ -5,10 +5,13 @@
 
 use std::ops::Range;
 
-/// The global descriptor table for the 64-bit entry.
+/// The global descriptor table.
 pub const GDT: u64 = 0x500;
-/// The boot parameters ("zero page"), 4096 bytes; RSI at the entry points here.
+/// The boot parameters ("zero page"), to which RSI points at the entry, or PVH's start info with what it points to, to
+/// which EBX does.
 pub const BOOT_PARAMS: u64 = 0x7000;
+/// Bytes set aside for either.
+pub const BOOT_PARAMS_LEN: u64 = 0x1000;
 /// The boot stack grows down from here.
 pub const BOOT_STACK: u64 = 0x8ff0;
 /// Page tables that map the first 4 GiB one to one.

@@ -1,11 +1,16 @@
-//! Where the boot processor begins: the Linux 64-bit boot protocol.
+//! Where the boot processor begins: the Linux 64-bit boot protocol, or PVH.
 //!
-//! Source: the kernel's `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol": long mode with paging, an identity map
+//! Source of the first: the kernel's `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol": long mode with paging, an identity map
 //! over kernel, boot parameters and command line, a GDT with flat `__BOOT_CS` (0x10) and `__BOOT_DS` (0x18), interrupts
-//! off, RSI holding the address of the boot parameters.
+//! off, RSI holding the address of the boot parameters. Source of the second: Xen's document `misc/pvh`: 32-bit protected
+//! mode without paging, flat segments, interrupts off, EBX holding the address of `hvm_start_info`.
 //!
-//! [`write_tables`] puts GDT and page tables into guest memory, each time a kernel is loaded; [`LinuxBoot`] sets the
+//! [`write_tables`] puts GDT and page tables into guest memory, each time a kernel is loaded; [`LinuxBoot`] and [`PvhBoot`] set the
 //! registers. The addresses in [`map`] are an agreement with whoever loads the kernel.
+
+mod pvh;
+
+pub use pvh::{PvhBoot, protected_mode_sregs, pvh_regs};
 
 use crate::BootState;
 use drystone_hypervisor::{DescriptorTable, Error, Msr, Regs, Segment, Sregs, Vcpu};
@@ -15,9 +20,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryError};
 pub mod map {
     /// The GDT, [`GDT_LEN`] bytes.
     pub const GDT: u64 = 0x500;
-    /// The GDT's length in bytes: six descriptors of 8.
-    pub const GDT_LEN: u16 = 48;
-    /// The boot parameters ("zero page"), 4 KiB.
+    /// The GDT's length in bytes: eight descriptors of 8.
+    pub const GDT_LEN: u16 = 64;
+    /// The boot parameters ("zero page"), or PVH's start info with what it points to, 4 KiB.
     pub const ZERO_PAGE: u64 = 0x7000;
     /// The first stack pointer; the stack grows down from here.
     pub const STACK: u64 = 0x8ff0;
@@ -77,7 +82,9 @@ const RESET_CODE: [u8; 20] = [
 pub fn write_tables<M: GuestMemory + ?Sized>(memory: &M) -> Result<(), BootError> {
     let tss = descriptor(&TSS);
     // A descriptor of a 64-bit TSS takes two places.
-    write(memory, "GDT", map::GDT, [0, 0, descriptor(&CODE), descriptor(&DATA), tss, 0])?;
+    let gdt =
+        [0, 0, descriptor(&CODE), descriptor(&DATA), tss, 0, descriptor(&pvh::CODE), descriptor(&pvh::TSS)];
+    write(memory, "GDT", map::GDT, gdt)?;
     let first = |entry: u64| move |i: u64| if i == 0 { entry } else { 0 };
     write(memory, "page table", map::PML4, (0..ENTRIES).map(first(map::PDPT | PRESENT_WRITABLE)))?;
     let directory = |i: u64| {

@@ -1,6 +1,6 @@
 use crate::config::{
-    ByteSize, Config, ConfigError, ConsoleConfig, CpusConfig, HugePages, MAX_CPUS, MemoryBacking,
-    PanicPolicy, Policy,
+    BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpusConfig, HugePages, MAX_CPUS,
+    MemoryBacking, PanicPolicy, Policy,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -106,6 +106,9 @@ pub(super) struct RunArgs {
     /// A bzImage or an ELF kernel
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
+    /// How the kernel is entered: auto lets its content decide [default: auto]
+    #[arg(long, value_name = "PROTOCOL")]
+    pub boot_protocol: Option<BootProtocol>,
     /// The initial RAM file system
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
@@ -161,7 +164,8 @@ impl RunArgs {
         }
         let mut config = self.config.as_deref().map(Config::from_file).transpose()?.unwrap_or_default();
         set(&mut config.id, &self.id.as_ref().map(|id| Some(id.to_string())));
-        set(&mut config.kernel, &self.kernel);
+        set(&mut config.kernel, &self.kernel.clone().map(Some));
+        set(&mut config.boot_protocol, &self.boot_protocol);
         set(&mut config.initrd, &self.initrd.clone().map(Some));
         set(&mut config.cmdline, &self.cmdline);
         set(&mut config.cpus, &self.cpus);

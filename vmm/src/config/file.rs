@@ -45,7 +45,7 @@ impl Config {
                 *path = base.join(&*path);
             }
         };
-        relative(&mut self.kernel);
+        self.kernel.as_mut().map(relative);
         self.initrd.as_mut().map(relative);
         self.log_file.as_mut().map(relative);
         if let ConsoleConfig::File(path) = &mut self.console {

@@ -66,7 +66,8 @@ fn cpus_are_a_number_or_a_table() {
 fn a_full_file_is_read_and_written_back() {
     let config = Config {
         id: Some("web".into()),
-        kernel: "/boot/vmlinuz".into(),
+        kernel: Some("/boot/vmlinuz".into()),
+        boot_protocol: BootProtocol::Pvh,
         initrd: Some("/boot/initrd".into()),
         cmdline: "quiet \"x=y\"".into(),
         cpus: 4.into(),
@@ -118,12 +119,12 @@ fn paths_in_a_file_are_relative_to_it() {
     )
     .unwrap();
     let config = Config::from_file(&path).unwrap();
-    assert_eq!(config.kernel, dir.path().join("vmlinuz"));
+    assert_eq!(config.kernel, Some(dir.path().join("vmlinuz")));
     assert_eq!(config.initrd.as_deref(), Some(Path::new("/abs/initrd")));
     assert_eq!(config.console, ConsoleConfig::File(dir.path().join("out")));
     assert_eq!(config.log_file, Some(dir.path().join("log")));
     std::fs::write(&path, "cpus = 2").unwrap();
-    assert_eq!(Config::from_file(&path).unwrap().kernel, Path::new(""), "an absent path stays absent");
+    assert_eq!(Config::from_file(&path).unwrap().kernel, None, "an absent path stays absent");
 }
 
 #[test]
@@ -139,7 +140,7 @@ fn a_file_that_cannot_be_read_is_named() {
 
 #[test]
 fn values_that_make_no_sense_get_one_line_each() {
-    let good = Config { kernel: "k".into(), ..Config::default() };
+    let good = Config { kernel: Some("k".into()), ..Config::default() };
     good.validate().unwrap();
     let of = |bytes| MemoryConfig::of(ByteSize(bytes));
     let cases = [
@@ -151,7 +152,7 @@ fn values_that_make_no_sense_get_one_line_each() {
             Config { memory: of((4 << 20) + 1), ..good.clone() },
             "memory: 4194305 bytes is not a multiple of 4096",
         ),
-        (Config { kernel: "".into(), ..good.clone() }, "kernel: none given"),
+        (Config { kernel: None, ..good.clone() }, "kernel: none given"),
         (Config { id: Some("../x".into()), ..good.clone() }, "id: \"../x\""),
         (Config { cmdline: "a\nb".into(), ..good.clone() }, "cmdline: must not contain a newline"),
     ];

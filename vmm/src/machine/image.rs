@@ -1,9 +1,9 @@
 use drystone_hypervisor::{Error, Vcpu};
-use drystone_loader::{AcpiConfig, Boot, CommandLine, Entry, Initrd, LinuxImage};
+use drystone_loader::{AcpiConfig, Boot, CommandLine, Entry, Initrd, KernelImage, Protocol};
 use drystone_memory::{GuestRam, Layout};
 use drystone_state::{Component, ComponentError, NoState, Persist, PersistDyn, RestoreError, SaveError};
 use drystone_vcpu::BootState;
-use drystone_vcpu::boot::{self, LinuxBoot};
+use drystone_vcpu::boot::{self, LinuxBoot, PvhBoot};
 use std::sync::Mutex;
 use vm_memory::GuestAddressSpace;
 
@@ -15,7 +15,9 @@ pub(super) type Describe = Box<dyn Fn(&mut dyn FnMut(&AcpiConfig<'_>)) + Send + 
 pub(super) struct BootImage {
     pub(super) ram: GuestRam,
     pub(super) layout: Layout,
-    pub(super) kernel: LinuxImage,
+    pub(super) kernel: KernelImage,
+    /// How the kernel is entered; `None` leaves it to the kernel.
+    pub(super) protocol: Option<Protocol>,
     pub(super) initrd: Option<Initrd>,
     pub(super) cmdline: CommandLine,
     pub(super) describe: Describe,
@@ -31,6 +33,7 @@ impl BootImage {
         (self.describe)(&mut |acpi| {
             let boot = Boot {
                 kernel: &self.kernel,
+                protocol: self.protocol,
                 initrd: self.initrd.as_ref(),
                 cmdline: &self.cmdline,
                 acpi: Some(acpi),
@@ -52,7 +55,11 @@ impl BootState for BootImage {
             let attempt = format!("start vCPU {}", vcpu.id());
             return Err(Error::Invalid { attempt, why: "no kernel is loaded".into() });
         };
-        LinuxBoot { entry: entry.rip, zero_page: entry.boot_params }.apply(vcpu)
+        let Entry { protocol, rip, boot_params, .. } = *entry;
+        match protocol {
+            Protocol::Linux => LinuxBoot { entry: rip, zero_page: boot_params }.apply(vcpu),
+            Protocol::Pvh => PvhBoot { entry: rip, start_info: boot_params }.apply(vcpu),
+        }
     }
 }
 

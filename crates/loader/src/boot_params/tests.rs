@@ -1,8 +1,8 @@
 use super::*;
-use crate::LinuxImage;
+use crate::KernelImage;
 use drystone_memory::{GuestRam, Layout, RamConfig, RamMap};
 use drystone_testkit::fuzz::images::{LOAD_ADDRESS, bzimage, elf, put};
-use vm_memory::{ByteValued, GuestAddressSpace};
+use vm_memory::GuestAddressSpace;
 
 const MIB: u64 = 1 << 20;
 
@@ -16,7 +16,7 @@ impl Guest {
     fn new(image: Vec<u8>) -> Self {
         let layout = Layout::new(8 * MIB, 46).unwrap();
         let ram = GuestRam::new(&layout, &RamConfig::default()).unwrap();
-        let kernel = LinuxImage::from_bytes(image, "k").unwrap();
+        let kernel = KernelImage::from_bytes(image, "k").unwrap();
         let kernel = kernel.load(&*ram.view().memory(), &layout).unwrap();
         Self { layout, ram, kernel }
     }
@@ -53,7 +53,7 @@ fn the_zero_page_has_what_the_boot_protocol_asks_for_at_the_documented_offsets()
         rsdp: Some(0xe_0000),
     };
     guest.memory().write_slice(&[0xff; 64], GuestAddress(map::CMDLINE)).unwrap();
-    params.write(&*guest.memory()).unwrap();
+    params.write(&*guest.memory(), Protocol::Linux).unwrap();
     let page = guest.zero_page();
     assert!(page[..0x40].iter().all(|b| *b == 0), "the screen");
     assert_eq!(page[0x70..0x78], 0xe_0000_u64.to_le_bytes(), "acpi_rsdp_addr");
@@ -80,7 +80,7 @@ fn an_elf_gets_a_header_and_what_is_absent_stays_zero() {
     let guest = Guest::new(elf());
     let params =
         BootParams { kernel: &guest.kernel, cmdline: "", initrd: None, map: &guest.map(&[]), rsdp: None };
-    params.write(&*guest.memory()).unwrap();
+    params.write(&*guest.memory(), Protocol::Linux).unwrap();
     let page = guest.zero_page();
     assert_eq!(&page[0x1fe..0x206], b"\x55\xaa\0\0HdrS");
     assert_eq!((page[0x210], page[0x211]), (0xff, 1));
@@ -90,8 +90,44 @@ fn an_elf_gets_a_header_and_what_is_absent_stays_zero() {
 
 #[test]
 fn addresses_above_4_gib_are_split() {
-    assert_eq!(halves(0x1_2345_6789), (0x2345_6789, 1));
-    assert_eq!(boot_params::default().as_slice().len(), 4096);
+    assert_eq!(zero_page::halves(0x1_2345_6789), (0x2345_6789, 1));
+}
+
+#[test]
+fn pvhs_start_info_has_what_xen_documents_at_the_documented_offsets() {
+    let guest = Guest::new(elf());
+    guest.memory().write_slice(&[0xff; 4096], GuestAddress(map::BOOT_PARAMS)).unwrap();
+    let map = guest.map(&[]);
+    let mut params = BootParams {
+        kernel: &guest.kernel,
+        cmdline: "console=ttyS0",
+        initrd: Some(7 * MIB..7 * MIB + 1234),
+        map: &map,
+        rsdp: Some(0xe_0000),
+    };
+    params.write(&*guest.memory(), Protocol::Pvh).unwrap();
+    let page = guest.zero_page();
+    let u64s = |at: u64| crate::bytes::u64_at(&page, (at & 0xfff) as usize).unwrap();
+    assert_eq!(
+        [0, 4, 8, 12].map(|at| u32s(&page, at)),
+        [0x336e_c578, 1, 0, 1],
+        "magic, version, flags, modules"
+    );
+    assert_eq!((u64s(24), u64s(32)), (map::CMDLINE, 0xe_0000), "cmdline_paddr, rsdp_paddr");
+    let (module, table, count) = (u64s(16), u64s(40), u32s(&page, 48));
+    assert_eq!([module, table].map(|at| at >> 12), [map::BOOT_PARAMS >> 12; 2]);
+    assert_eq!([0, 8, 16, 24].map(|at| u64s(module + at)), [7 * MIB, 1234, 0, 0], "one module: the initrd");
+    let entry = |i: u64| [0, 8, 16].map(|at| u64s(table + i * 24 + at));
+    let expected = [[0, 0x9_fc00, 1], [0x9_fc00, 0x6_0400, 2], [MIB, 7 * MIB, 1]];
+    assert_eq!((0..count.into()).map(entry).collect::<Vec<_>>(), expected, "RAM is 1, reserved 2");
+    let mut line = [0; 14];
+    guest.memory().read_slice(&mut line, GuestAddress(map::CMDLINE)).unwrap();
+    assert_eq!(&line, b"console=ttyS0\0");
+
+    (params.initrd, params.rsdp) = (None, None);
+    params.write(&*guest.memory(), Protocol::Pvh).unwrap();
+    let page = guest.zero_page();
+    assert_eq!([12, 16, 20, 32, 36].map(|at| u32s(&page, at)), [0; 5], "what is absent is zero");
 }
 
 #[test]
@@ -103,7 +139,7 @@ fn a_reserved_range_over_what_is_loaded_is_refused() {
         let map = guest.map(std::slice::from_ref(&reserved));
         let params =
             BootParams { kernel: &guest.kernel, cmdline: "", initrd: initrd.clone(), map: &map, rsdp: None };
-        params.write(&*guest.memory())
+        params.write(&*guest.memory(), Protocol::Linux)
     };
     write(kernel_end..7 * MIB).unwrap();
     assert_eq!(
@@ -121,7 +157,7 @@ fn a_command_line_longer_than_its_place_is_refused() {
         let line = "x".repeat(len);
         let params =
             BootParams { kernel: &guest.kernel, cmdline: &line, initrd: None, map: &map, rsdp: None };
-        params.write(&*guest.memory())
+        params.write(&*guest.memory(), Protocol::Linux)
     };
     write(0xffff).unwrap();
     assert!(matches!(write(0x1_0000), Err(BootParamsError::Address { .. })));

@@ -1,6 +1,8 @@
 use super::*;
 use drystone_memory::{GuestRam, RamConfig};
-use drystone_testkit::fuzz::images::{ELF_PHDRS, LOAD_ADDRESS, bzimage, elf, put};
+use drystone_testkit::fuzz::images::{
+    ELF_NOTES, ELF_PHDRS, LOAD_ADDRESS, PVH_ENTRY, bzimage, elf, notes, put, pvh_elf,
+};
 use std::io::Write;
 use vm_memory::GuestAddressSpace;
 
@@ -20,22 +22,22 @@ fn read(ram: &GuestRam, address: u64, len: usize) -> Vec<u8> {
 
 fn load(image: Vec<u8>, mib: u64) -> Result<LoadedKernel, KernelError> {
     let (layout, ram) = guest(mib);
-    LinuxImage::from_bytes(image, "k")?.load(&*ram.view().memory(), &layout)
+    KernelImage::from_bytes(image, "k")?.load(&*ram.view().memory(), &layout)
 }
 
 /// The error that an image with these bytes at these places gives when it is opened.
 fn broken(mut image: Vec<u8>, changes: &[(usize, &[u8])]) -> String {
     changes.iter().for_each(|(offset, bytes)| put(&mut image, *offset, bytes));
-    LinuxImage::from_bytes(image, "k").unwrap_err().to_string()
+    KernelImage::from_bytes(image, "k").unwrap_err().to_string()
 }
 
 #[test]
 fn a_bzimage_lies_at_its_preferred_address_and_is_entered_512_bytes_in() {
     let (layout, ram) = guest(8);
-    let image = LinuxImage::from_bytes(bzimage(), "k").unwrap();
+    let image = KernelImage::from_bytes(bzimage(), "k").unwrap();
     assert_eq!((image.format(), image.cmdline_max()), (Format::BzImage, 2047));
     let kernel = image.load(&*ram.view().memory(), &layout).unwrap();
-    assert_eq!(kernel.entry(), LOAD_ADDRESS + 0x200);
+    assert_eq!(kernel.entry(None).unwrap(), (Protocol::Linux, LOAD_ADDRESS + 0x200));
     assert_eq!(kernel.range(), LOAD_ADDRESS..LOAD_ADDRESS + 0x1_0000);
     assert_eq!(read(&ram, LOAD_ADDRESS, 4096), bzimage()[1024..]);
     assert_eq!({ kernel.header.code32_start }, LOAD_ADDRESS as u32);
@@ -45,10 +47,10 @@ fn a_bzimage_lies_at_its_preferred_address_and_is_entered_512_bytes_in() {
 fn an_elf_lies_where_its_segments_ask_and_what_is_not_in_the_file_is_cleared() {
     let (layout, ram) = guest(8);
     ram.view().memory().write_slice(&[0xff; 0x4000], GuestAddress(LOAD_ADDRESS)).unwrap();
-    let image = LinuxImage::from_bytes(elf(), "k").unwrap();
+    let image = KernelImage::from_bytes(elf(), "k").unwrap();
     assert_eq!((image.format(), image.cmdline_max()), (Format::Elf, 2047));
     let kernel = image.load(&*ram.view().memory(), &layout).unwrap();
-    assert_eq!(kernel.entry(), LOAD_ADDRESS);
+    assert_eq!(kernel.entry(None).unwrap(), (Protocol::Linux, LOAD_ADDRESS));
     assert_eq!(kernel.range(), LOAD_ADDRESS..LOAD_ADDRESS + 0x3000);
     assert_eq!(read(&ram, LOAD_ADDRESS, 3), [0xf4, 0xeb, 0xfd]);
     assert_eq!(read(&ram, LOAD_ADDRESS + 0x1000, 0x80), [0xda; 0x80]);
@@ -63,7 +65,7 @@ fn no_byte_of_a_large_bss_is_left_out() {
     ram.view().memory().write_slice(&vec![0xff; 1 << 20], GuestAddress(LOAD_ADDRESS)).unwrap();
     let mut image = elf();
     put(&mut image, ELF_PHDRS + 56 + 0x28, &(0x80 + len as u64).to_le_bytes());
-    LinuxImage::from_bytes(image, "k").unwrap().load(&*ram.view().memory(), &layout).unwrap();
+    KernelImage::from_bytes(image, "k").unwrap().load(&*ram.view().memory(), &layout).unwrap();
     let after = read(&ram, LOAD_ADDRESS + 0x1080, len + 1);
     assert!(after[..len].iter().all(|b| *b == 0) && after[len] == 0xff);
 }
@@ -74,7 +76,7 @@ fn an_image_is_loaded_again_after_its_name_was_taken_by_another_file() {
     let path = dir.path().join("vmlinuz");
     std::fs::write(&path, bzimage()).unwrap();
     let (layout, ram) = guest(8);
-    let image = LinuxImage::open(&path).unwrap();
+    let image = KernelImage::open(&path).unwrap();
     image.load(&*ram.view().memory(), &layout).unwrap();
     std::fs::rename(&path, dir.path().join("old")).unwrap();
     std::fs::write(&path, "something else").unwrap();
@@ -88,7 +90,7 @@ fn an_image_that_is_changed_in_place_is_checked_again() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(&bzimage()).unwrap();
     let (layout, ram) = guest(8);
-    let image = LinuxImage::open(file.path()).unwrap();
+    let image = KernelImage::open(file.path()).unwrap();
     let mut low = bzimage();
     put(&mut low, 0x258, &0x7000_u64.to_le_bytes());
     std::fs::write(file.path(), low).unwrap();
@@ -103,7 +105,7 @@ fn an_image_that_is_changed_in_place_is_checked_again() {
 #[test]
 fn what_cannot_be_opened_says_why() {
     let dir = tempfile::tempdir().unwrap();
-    let open = |path: &Path| LinuxImage::open(path).unwrap_err().to_string();
+    let open = |path: &Path| KernelImage::open(path).unwrap_err().to_string();
     let name = |path: &Path| format!("kernel at {}: ", path.display());
     let missing = dir.path().join("missing");
     assert_eq!(open(&missing), name(&missing) + "cannot open: No such file or directory (os error 2)");
@@ -124,8 +126,8 @@ fn a_truncated_image_says_what_is_missing() {
         assert_eq!(error, format!("kernel at k: truncated: its header {expected}"));
     }
     // The last paragraph need not be full.
-    assert!(LinuxImage::from_bytes(&bzimage()[..1024 + 4096 - 15], "k").is_ok());
-    for (len, promised) in [(63, 64), (64, 232), (0x400, 0x594), (0x590, 0x594)] {
+    assert!(KernelImage::from_bytes(&bzimage()[..1024 + 4096 - 15], "k").is_ok());
+    for (len, promised) in [(63, 64), (64, 232), (0x400, 0x5ac), (0x5a8, 0x5ac)] {
         let error = broken(elf()[..len].to_vec(), &[]);
         let expected = format!("promises {promised} bytes, the file has {len}");
         assert_eq!(error, format!("kernel at k: truncated: its header {expected}"));
@@ -177,8 +179,8 @@ fn an_elf_that_contradicts_itself_is_corrupt() {
         (0x20, &eight(63), "its program headers of 56 bytes at 0x3f make no sense"),
         (0x38, &[0, 0], "it has 0 program headers, a kernel has 1 to 128"),
         (0x38, &[0xff, 0xff], "it has 65535 program headers, a kernel has 1 to 128"),
-        (0x18, &eight(0x20_0100), "its entry point 0x200100 is in none of its segments"),
-        (0x18, &eight(0x20_1080), "its entry point 0x201080 is in none of its segments"),
+        (ELF_NOTES + 40, &[0, 1, 0x20, 0], "its PVH entry point 0x200100 is in none of its segments"),
+        (ELF_NOTES + 40, &[0x80, 0x10, 0x20, 0], "its PVH entry point 0x201080 is in none of its segments"),
         (ELF_PHDRS + 0x18, &eight(0x7000), "it asks to be loaded at 0x7000, below 1 MiB"),
         (second + 0x18, &eight(0x20_00ff), "its segments at 0x2000ff and 0x200000 overlap"),
         (second + 0x28, &eight(0x7f), "its segment at 0x201000 has 128 bytes in the file, 127 in memory"),
@@ -192,6 +194,57 @@ fn an_elf_that_contradicts_itself_is_corrupt() {
     }
     let error = broken(elf(), &[(ELF_PHDRS + 112, &[3])]);
     assert!(error.ends_with("it looks like a dynamically linked program"), "{error}");
+}
+
+#[test]
+fn the_content_decides_the_protocol_and_the_user_may() {
+    use Protocol::{Linux, Pvh};
+    let (layout, ram) = guest(8);
+    let (at, in_64_bits) = (PVH_ENTRY, LOAD_ADDRESS);
+    let mut unnamed = elf();
+    notes(&mut unnamed, b"");
+    let mut pvh_only = pvh_elf();
+    put(&mut pvh_only, 0x18, &u64::MAX.to_le_bytes()); // a virtual address, say
+    let cases = [
+        (bzimage(), vec![Linux], Ok((Linux, in_64_bits + 0x200)), Err("a bzImage never has one")),
+        (elf(), vec![Linux, Pvh], Ok((Linux, in_64_bits)), Ok((Pvh, at))),
+        (unnamed, vec![Linux], Ok((Linux, in_64_bits)), Err("it has no PVH entry")),
+        (pvh_elf(), vec![Linux, Pvh], Ok((Pvh, at)), Ok((Pvh, at))),
+        (pvh_only, vec![Pvh], Ok((Pvh, at)), Ok((Pvh, at))),
+    ];
+    for (image, all, auto, pvh) in cases {
+        let image = KernelImage::from_bytes(image, "k").unwrap();
+        let kernel = image.load(&*ram.view().memory(), &layout).unwrap();
+        assert_eq!(image.protocols().collect::<Vec<_>>(), all);
+        for (wanted, expected) in [(None, auto), (Some(Pvh), pvh)] {
+            assert_eq!(image.protocol(wanted).ok(), kernel.entry(wanted).ok().map(|(protocol, _)| protocol));
+            match (kernel.entry(wanted), expected) {
+                (Err(error), Err(part)) => {
+                    let error = error.to_string();
+                    assert!(
+                        error.starts_with("kernel at k: cannot be started by the boot protocol pvh: "),
+                        "{error}"
+                    );
+                    assert!(error.contains(part), "{error}");
+                }
+                (found, expected) => assert_eq!(found.ok(), expected.ok(), "{wanted:?}"),
+            }
+        }
+        assert_eq!(image.protocol(Some(Linux)).is_ok(), all.contains(&Linux));
+    }
+}
+
+#[test]
+fn an_elf_without_any_entry_point_is_corrupt() {
+    let mut image = elf();
+    notes(&mut image, b"");
+    for entry in [0x20_0100_u64, 0x20_1080] {
+        let error = broken(image.clone(), &[(0x18, &entry.to_le_bytes())]);
+        assert_eq!(
+            error,
+            format!("kernel at k: corrupt: its entry point {entry:#x} is in none of its segments")
+        );
+    }
 }
 
 #[test]
@@ -233,6 +286,6 @@ fn an_alignment_beyond_the_preferred_address_moves_what_the_kernel_needs() {
 fn no_header_makes_the_command_line_leave_its_place() {
     let mut image = bzimage();
     put(&mut image, 0x238, &[0xff; 4]);
-    let kernel = LinuxImage::from_bytes(image, "k").unwrap();
+    let kernel = KernelImage::from_bytes(image, "k").unwrap();
     assert_eq!(kernel.cmdline_max() as u64, map::CMDLINE_SPACE - 1);
 }

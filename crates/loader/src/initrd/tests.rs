@@ -1,5 +1,5 @@
 use super::*;
-use crate::LinuxImage;
+use crate::KernelImage;
 use drystone_memory::{GuestRam, RamConfig};
 use drystone_testkit::fuzz::images::{bzimage, put};
 use vm_memory::GuestAddressSpace;
@@ -47,7 +47,7 @@ fn load(initrd: &Initrd, mib: u64, reserved: &[Range<u64>]) -> Result<(Range<u64
     let memory = ram.view().memory();
     let mut image = bzimage();
     put(&mut image, 0x22c, &(16 * MIB as u32 - 1).to_le_bytes()); // initrd_addr_max
-    let kernel = LinuxImage::from_bytes(image, "k").unwrap().load(&*memory, &layout).unwrap();
+    let kernel = KernelImage::from_bytes(image, "k").unwrap().load(&*memory, &layout).unwrap();
     let range = initrd.load(&*memory, &layout, &kernel, reserved)?;
     let mut content = vec![0; (range.end - range.start) as usize];
     memory.read_slice(&mut content, GuestAddress(range.start)).unwrap();

@@ -1,13 +1,13 @@
 use super::*;
 use crate::{AcpiError, BootParamsError, CmdlineError, InitrdError, KernelError};
 use drystone_memory::{GuestRam, RamConfig};
-use drystone_testkit::fuzz::images::{LOAD_ADDRESS, bzimage, elf};
+use drystone_testkit::fuzz::images::{LOAD_ADDRESS, PVH_ENTRY, bzimage, elf};
 use vm_memory::{Bytes, GuestAddressSpace};
 
 const MIB: u64 = 1 << 20;
 
 struct Parts {
-    kernel: LinuxImage,
+    kernel: KernelImage,
     initrd: Initrd,
     cmdline: CommandLine,
 }
@@ -16,13 +16,14 @@ fn parts(kernel: Vec<u8>) -> Parts {
     let mut cmdline = CommandLine::new();
     cmdline.push_default("console=ttyS0").unwrap();
     let initrd = Initrd::from_bytes(vec![0x5a; 5000], "i").unwrap();
-    Parts { kernel: LinuxImage::from_bytes(kernel, "k").unwrap(), initrd, cmdline }
+    Parts { kernel: KernelImage::from_bytes(kernel, "k").unwrap(), initrd, cmdline }
 }
 
 impl Parts {
     fn boot<'a>(&'a self, acpi: &'a AcpiConfig<'a>) -> Boot<'a> {
         Boot {
             kernel: &self.kernel,
+            protocol: None,
             initrd: Some(&self.initrd),
             cmdline: &self.cmdline,
             acpi: Some(acpi),
@@ -67,11 +68,35 @@ fn a_guest_is_set_up_alike_after_each_reset() {
 }
 
 #[test]
+fn the_protocol_asked_for_is_followed_or_refused_before_anything_is_written() {
+    let (layout, ram) = guest(8 * MIB);
+    let acpi = AcpiConfig { apic_ids: &[0], ..Default::default() };
+    let both = parts(elf());
+    let pvh = Boot { protocol: Some(Protocol::Pvh), ..both.boot(&acpi) };
+    let entry = setup(&*ram.view().memory(), &layout, &pvh).unwrap();
+    assert_eq!((entry.protocol, entry.rip), (Protocol::Pvh, PVH_ENTRY));
+    assert_eq!(all(&ram, MIB)[0x7000..0x7004], 0x336e_c578_u32.to_le_bytes());
+
+    ram.take_dirty();
+    let linux = parts(bzimage());
+    let pvh = Boot { protocol: Some(Protocol::Pvh), ..linux.boot(&acpi) };
+    let error = setup(&*ram.view().memory(), &layout, &pvh).unwrap_err();
+    assert!(matches!(error, SetupError::Kernel(KernelError::Protocol { .. })), "{error}");
+    assert_eq!(ram.take_dirty().iter().flat_map(|d| &d.bitmap).sum::<u64>(), 0);
+}
+
+#[test]
 fn initrd_and_acpi_are_optional() {
     let (layout, ram) = guest(8 * MIB);
     let parts = parts(bzimage());
-    let boot =
-        Boot { kernel: &parts.kernel, initrd: None, cmdline: &parts.cmdline, acpi: None, reserved: &[] };
+    let boot = Boot {
+        kernel: &parts.kernel,
+        protocol: None,
+        initrd: None,
+        cmdline: &parts.cmdline,
+        acpi: None,
+        reserved: &[],
+    };
     let entry = setup(&*ram.view().memory(), &layout, &boot).unwrap();
     assert_eq!((entry.initrd, entry.rsdp), (None, None));
     assert!(all(&ram, MIB)[0xe_0000..].iter().all(|b| *b == 0));

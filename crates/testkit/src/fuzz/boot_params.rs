@@ -3,7 +3,9 @@
 use super::images;
 use super::input::Input;
 use drystone_loader::acpi::{InterruptOverride, Polarity, Trigger};
-use drystone_loader::{AcpiConfig, Boot, CommandLine, Entry, Initrd, LinuxImage, MemoryMap, map, setup};
+use drystone_loader::{
+    AcpiConfig, Boot, CommandLine, Entry, Initrd, KernelImage, MemoryMap, Protocol, map, setup,
+};
 use drystone_memory::{GuestRam, Layout, RamConfig, RamMap};
 use std::ops::Range;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
@@ -19,7 +21,7 @@ const E820_RESERVED: u32 = 2;
 pub fn boot_params(data: &[u8]) {
     let mut input = Input::new(data);
     let Ok(layout) = Layout::new(ram_size(&mut input), 46) else { return };
-    let image = kernel(&mut input);
+    let (image, protocol) = kernel(&mut input);
     let initrd_len = usize::from(input.u16()) * usize::from(input.u8() % 16);
     let initrd = Initrd::from_bytes(vec![0x5a; initrd_len], "fuzz").ok();
     assert_eq!(initrd.is_none(), initrd_len == 0);
@@ -35,6 +37,7 @@ pub fn boot_params(data: &[u8]) {
     let Ok(ram) = GuestRam::new(&layout, &RamConfig::default()) else { return };
     let parts = Boot {
         kernel: &image,
+        protocol,
         initrd: initrd.as_ref(),
         cmdline: &cmdline,
         acpi: Some(&acpi),
@@ -61,16 +64,21 @@ fn ram_size(input: &mut Input<'_>) -> u64 {
     base + u64::from(input.u16() % 8192) * PAGE
 }
 
-fn kernel(input: &mut Input<'_>) -> Result<LinuxImage, drystone_loader::KernelError> {
+fn kernel(input: &mut Input<'_>) -> (Result<KernelImage, drystone_loader::KernelError>, Option<Protocol>) {
     let choice = input.u8();
-    let mut file = if choice & 1 == 0 { images::bzimage() } else { images::elf() };
+    let protocol = [None, Some(Protocol::Pvh), Some(Protocol::Linux), None][usize::from(choice >> 2 & 3)];
+    let mut file = match choice & 0x11 {
+        0 | 0x10 => images::bzimage(),
+        1 => images::elf(),
+        _ => images::pvh_elf(),
+    };
     if choice & 2 != 0 {
         // init_size, initrd_addr_max and cmdline_size.
         for offset in [0x260, 0x22c, 0x238] {
             images::put(&mut file, offset, &input.u32().to_le_bytes());
         }
     }
-    LinuxImage::from_bytes(file, "fuzz")
+    (KernelImage::from_bytes(file, "fuzz"), protocol)
 }
 
 fn apic_ids(input: &mut Input<'_>) -> Vec<u32> {
@@ -99,24 +107,30 @@ fn range(input: &mut Input<'_>) -> Range<u64> {
 
 struct E820(u64, u64, u32);
 
-fn e820(memory: &RamMap) -> Vec<E820> {
-    let at = |offset| GuestAddress(map::BOOT_PARAMS + offset);
-    let count: u8 = memory.read_obj(at(0x1e8)).unwrap();
-    assert!(usize::from(count) <= MemoryMap::MAX_ENTRIES);
-    let entry = |i| {
-        let (start, len): (u64, u64) = (memory.read_obj(at(i)).unwrap(), memory.read_obj(at(i + 8)).unwrap());
-        E820(
-            start,
-            start.checked_add(len).expect("no range goes around"),
-            memory.read_obj(at(i + 16)).unwrap(),
-        )
+/// The memory map, from wherever the protocol has it.
+fn e820(memory: &RamMap, entry: &Entry) -> Vec<E820> {
+    let (first, stride, count) = match entry.protocol {
+        Protocol::Linux => {
+            let count: u8 = memory.read_obj(GuestAddress(entry.boot_params + 0x1e8)).unwrap();
+            (entry.boot_params + 0x2d0, 20, u64::from(count))
+        }
+        Protocol::Pvh => {
+            let count: u32 = memory.read_obj(GuestAddress(entry.boot_params + 48)).unwrap();
+            (memory.read_obj(GuestAddress(entry.boot_params + 40)).unwrap(), 24, u64::from(count))
+        }
     };
-    (0..u64::from(count)).map(|i| entry(0x2d0 + i * 20)).collect()
+    assert!(count <= MemoryMap::MAX_ENTRIES as u64);
+    let one = |at: u64| {
+        let field = |offset| -> u64 { memory.read_obj(GuestAddress(at + offset)).unwrap() };
+        let end = field(0).checked_add(field(8)).expect("no range goes around");
+        E820(field(0), end, memory.read_obj(GuestAddress(at + 16)).unwrap())
+    };
+    (0..count).map(|i| one(first + i * stride)).collect()
 }
 
 /// The map is in order, and says "RAM" of exactly what is RAM and neither reserved by the caller nor by us.
 fn check_map(memory: &RamMap, layout: &Layout, entry: &Entry, reserved: &[Range<u64>]) {
-    let map = e820(memory);
+    let map = e820(memory, entry);
     assert!(map.windows(2).all(|pair| pair[0].1 <= pair[1].0), "not ascending");
     assert!(map.iter().all(|e| e.0 < e.1 && (e.2 == E820_RAM || e.2 == E820_RESERVED)));
     let kind_at = |address| map.iter().find(|e| (e.0..e.1).contains(&address)).map(|e| e.2);
@@ -138,14 +152,45 @@ fn check_map(memory: &RamMap, layout: &Layout, entry: &Entry, reserved: &[Range<
     }
 }
 
-fn check_addresses(memory: &RamMap, entry: &Entry, cmdline: &CommandLine, image: &LinuxImage) {
-    let field = |offset| -> u32 { memory.read_obj(GuestAddress(entry.boot_params + offset)).unwrap() };
+/// What the guest is told, in whichever structure: root pointer, initrd, the highest address of the initrd, command line.
+struct Told {
+    rsdp: u64,
+    initrd: Range<u64>,
+    initrd_max: u64,
+    cmdline: u64,
+}
+
+fn zero_page(memory: &RamMap, at: u64) -> Told {
+    let field = |offset| -> u32 { memory.read_obj(GuestAddress(at + offset)).unwrap() };
     let wide = |low, high| u64::from(field(low)) | u64::from(field(high)) << 32;
-    assert_eq!(wide(0x70, 0x74), entry.rsdp.unwrap_or(0));
+    let initrd = wide(0x218, 0x0c0);
+    Told {
+        rsdp: wide(0x70, 0x74),
+        initrd: initrd..initrd + wide(0x21c, 0x0c4),
+        initrd_max: field(0x22c).into(),
+        cmdline: field(0x228).into(),
+    }
+}
+
+fn start_info(memory: &RamMap, at: u64) -> Told {
+    let field = |at| -> u64 { memory.read_obj(GuestAddress(at)).unwrap() };
+    assert_eq!(field(at), 1 << 32 | 0x336e_c578, "magic and version");
+    let modules: u32 = memory.read_obj(GuestAddress(at + 12)).unwrap();
+    assert!(modules <= 1);
+    let list = field(at + 16);
+    assert_eq!(list == 0, modules == 0);
+    let initrd = if modules == 0 { 0..0 } else { field(list)..field(list) + field(list + 8) };
+    Told { rsdp: field(at + 32), initrd, initrd_max: u64::from(i32::MAX as u32), cmdline: field(at + 24) }
+}
+
+fn check_addresses(memory: &RamMap, entry: &Entry, cmdline: &CommandLine, image: &KernelImage) {
+    let told = match entry.protocol {
+        Protocol::Linux => zero_page(memory, entry.boot_params),
+        Protocol::Pvh => start_info(memory, entry.boot_params),
+    };
     let initrd = entry.initrd.clone().unwrap_or(0..0);
-    assert_eq!(wide(0x218, 0x0c0), initrd.start);
-    assert_eq!(wide(0x21c, 0x0c4), initrd.end - initrd.start);
-    assert!(initrd.is_empty() || initrd.end - 1 <= u64::from(field(0x22c)), "above the kernel's limit");
+    assert_eq!((told.rsdp, &told.initrd), (entry.rsdp.unwrap_or(0), &initrd));
+    assert!(initrd.is_empty() || initrd.end - 1 <= told.initrd_max, "above the kernel's limit");
     assert!(initrd.start.is_multiple_of(PAGE));
     assert!(initrd.end <= entry.kernel.start || entry.kernel.end <= initrd.start);
     let mut content = vec![0; (initrd.end - initrd.start) as usize];
@@ -154,7 +199,7 @@ fn check_addresses(memory: &RamMap, entry: &Entry, cmdline: &CommandLine, image:
 
     let line = cmdline.render(image.cmdline_max()).expect("it was accepted");
     let mut text = vec![0xff; line.len() + 1];
-    memory.read_slice(&mut text, GuestAddress(field(0x228).into())).unwrap();
+    memory.read_slice(&mut text, GuestAddress(told.cmdline)).unwrap();
     assert_eq!(text, [line.as_bytes(), &[0]].concat());
 }
 

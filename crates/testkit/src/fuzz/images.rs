@@ -34,7 +34,15 @@ pub fn bzimage() -> Vec<u8> {
 /// Program headers of [`elf`] begin here; each has 56 bytes.
 pub const ELF_PHDRS: usize = 64;
 
-/// A vmlinux of two segments and a note: code at [`LOAD_ADDRESS`], and data of which half is not in the file.
+/// The notes of [`elf`] begin here: Linux's own, and behind it the one with the PVH entry.
+pub const ELF_NOTES: usize = 0x580;
+const LINUX_NOTE: &[u8] = b"\x06\0\0\0\x04\0\0\0\0\x01\0\0Linux\0\0\0salt";
+const PVH_NOTE: &[u8] = b"\x04\0\0\0\x04\0\0\0\x12\0\0\0Xen\0";
+/// Where [`elf`] and [`pvh_elf`] are entered by PVH.
+pub const PVH_ENTRY: u64 = LOAD_ADDRESS + 0x10;
+
+/// A vmlinux of two segments and notes: code at [`LOAD_ADDRESS`] and [`PVH_ENTRY`], and data of which half is not in the
+/// file.
 pub fn elf() -> Vec<u8> {
     let mut image = vec![0; 0x600];
     put(&mut image, 0, b"\x7fELF\x02\x01\x01");
@@ -44,11 +52,26 @@ pub fn elf() -> Vec<u8> {
     put(&mut image, 0x34, &[64, 0, 56, 0, 3]); // header sizes, program header count
     phdr(&mut image, 0, 1, [0x400, LOAD_ADDRESS, 0x100, 0x100]);
     phdr(&mut image, 1, 1, [0x500, LOAD_ADDRESS + 0x1000, 0x80, 0x2000]);
-    phdr(&mut image, 2, 4, [0x580, 0, 0x14, 0x14]);
     put(&mut image, 0x400, &CODE);
+    put(&mut image, 0x410, &CODE);
     image[0x500..0x580].fill(0xda);
-    put(&mut image, 0x580, &[4, 0, 0, 0, 4, 0, 0, 0, 0x12, 0, 0, 0, b'X', b'e', b'n']); // PVH entry
+    notes(&mut image, &[LINUX_NOTE, PVH_NOTE, &(PVH_ENTRY as u32).to_le_bytes()].concat());
     image
+}
+
+/// An ELF like [`elf`] that is not Linux: its only note is the one with the PVH entry.
+pub fn pvh_elf() -> Vec<u8> {
+    let mut image = elf();
+    notes(&mut image, &[PVH_NOTE, &(PVH_ENTRY as u32).to_le_bytes()].concat());
+    image
+}
+
+/// Replaces an ELF's notes.
+pub fn notes(image: &mut [u8], notes: &[u8]) {
+    let len = notes.len() as u64;
+    phdr(image, 2, 4, [ELF_NOTES as u64, 0, len, len]);
+    image[ELF_NOTES..].fill(0);
+    put(image, ELF_NOTES, notes);
 }
 
 /// Writes one program header: type, and file offset, physical address, length in the file and in memory.

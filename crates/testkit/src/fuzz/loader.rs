@@ -2,13 +2,17 @@
 
 use super::images;
 use super::input::Input;
-use drystone_loader::{AcpiConfig, Boot, CommandLine, Initrd, LinuxImage, map, setup};
+use drystone_loader::{
+    AcpiConfig, Boot, CommandLine, Initrd, KernelError, KernelImage, Protocol, map, setup,
+};
 use drystone_memory::{GuestRam, Layout, RamConfig};
 use std::ops::Range;
 use vm_memory::GuestAddressSpace;
 
 const RAM: u64 = 8 << 20;
 const PAGE: u64 = 4096;
+/// Every way to ask for a protocol.
+const WANTED: [Option<Protocol>; 3] = [None, Some(Protocol::Linux), Some(Protocol::Pvh)];
 /// Where kernel and initrd may be.
 const HIGH: Range<u64> = map::HIGH_MEMORY..RAM;
 /// What `setup` may write below 1 MiB.
@@ -24,33 +28,36 @@ thread_local! {
     };
 }
 
-/// The first byte chooses what the rest is: a file as it is, or changes to a valid bzImage or ELF.
+/// The first byte chooses what the rest is: a file as it is, or changes to a valid bzImage, vmlinux or other PVH kernel.
 ///
 /// # Panics
 /// If loading writes anywhere but where it may, says that a kernel lies where it does not, or gives another result the
 /// second time; if an error is not one line.
 pub fn loader(data: &[u8]) {
     let mut input = Input::new(data);
-    let file = match input.u8() % 3 {
+    let file = match input.u8() % 4 {
         0 => input.rest().to_vec(),
         1 => changed(images::bzimage(), &mut input),
-        _ => changed(images::elf(), &mut input),
+        2 => changed(images::elf(), &mut input),
+        _ => changed(images::pvh_elf(), &mut input),
     };
-    let image = match LinuxImage::from_bytes(file, "fuzz") {
+    let image = match KernelImage::from_bytes(file, "fuzz") {
         Ok(image) => image,
         Err(error) => return check_error(&error.to_string()),
     };
     GUEST.with(|(layout, ram)| load(&image, layout, ram));
 }
 
-fn load(image: &LinuxImage, layout: &Layout, ram: &GuestRam) {
+fn load(image: &KernelImage, layout: &Layout, ram: &GuestRam) {
     let memory = ram.view().memory();
     ram.take_dirty();
     match image.load(&*memory, layout) {
         Ok(kernel) => {
             let range = kernel.range();
             assert!(range.start >= map::HIGH_MEMORY && range.end <= layout.low_ram_end(), "{range:x?}");
-            assert!(range.contains(&kernel.entry()));
+            for wanted in WANTED {
+                check_entry(image.protocol(wanted), kernel.entry(wanted), &range);
+            }
             assert_written(ram, &[range]);
             assert!(image.cmdline_max() == kernel.cmdline_max());
         }
@@ -59,18 +66,44 @@ fn load(image: &LinuxImage, layout: &Layout, ram: &GuestRam) {
             assert_written(ram, &[HIGH]);
         }
     }
-    let first = boot(image, layout, ram);
-    assert_eq!(boot(image, layout, ram), first, "loading again gives another result");
+    for wanted in WANTED {
+        let first = boot(image, wanted, layout, ram);
+        assert_eq!(boot(image, wanted, layout, ram), first, "loading again gives another result");
+    }
+}
+
+/// Before and after loading the answer is the same, and the entry point is in the kernel.
+fn check_entry(
+    before: Result<Protocol, KernelError>,
+    after: Result<(Protocol, u64), KernelError>,
+    range: &Range<u64>,
+) {
+    match (before, after) {
+        (Ok(protocol), Ok((same, entry))) => {
+            assert!(protocol == same && range.contains(&entry), "{entry:#x}")
+        }
+        (Err(error), Err(same)) => {
+            assert_eq!(error.to_string(), same.to_string());
+            check_error(&error.to_string());
+        }
+        (before, after) => panic!("{before:?}, once loaded {after:?}"),
+    }
 }
 
 /// The whole setup, with an initrd and ACPI. Returns the entry or the error, as text.
-fn boot(image: &LinuxImage, layout: &Layout, ram: &GuestRam) -> String {
+fn boot(image: &KernelImage, protocol: Option<Protocol>, layout: &Layout, ram: &GuestRam) -> String {
     let initrd = Initrd::from_bytes(vec![0x5a; 5000], "fuzz").expect("not empty");
     let mut cmdline = CommandLine::new();
     cmdline.push_default("console=ttyS0").expect("no control characters");
     let acpi = AcpiConfig { apic_ids: &[0], ..Default::default() };
-    let parts =
-        Boot { kernel: image, initrd: Some(&initrd), cmdline: &cmdline, acpi: Some(&acpi), reserved: &[] };
+    let parts = Boot {
+        kernel: image,
+        protocol,
+        initrd: Some(&initrd),
+        cmdline: &cmdline,
+        acpi: Some(&acpi),
+        reserved: &[],
+    };
     match setup(&*ram.view().memory(), layout, &parts) {
         Ok(entry) => {
             let initrd = entry.initrd.clone().expect("there is an initrd");

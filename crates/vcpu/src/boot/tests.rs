@@ -46,7 +46,7 @@ fn the_first_4_gib_map_to_themselves_and_nothing_else_does() {
     }
     assert_eq!(entry(&memory, 0xf000), 0, "nothing is written past the tables");
     assert_eq!(entry(&memory, map::GDT - 8), u64::MAX, "or before the GDT");
-    assert_eq!(entry(&memory, map::GDT + 48), u64::MAX, "or after it");
+    assert_eq!(entry(&memory, map::GDT + 64), u64::MAX, "or after it");
 }
 
 #[test]
@@ -65,6 +65,23 @@ fn every_selector_names_the_descriptor_that_is_loaded() {
     assert_eq!((sregs.cs.selector, sregs.ds.selector), (0x10, 0x18), "__BOOT_CS, __BOOT_DS");
     assert_eq!([sregs.ds, sregs.es, sregs.fs, sregs.gs], [sregs.ss; 4]);
     assert!(sregs.ldt.unusable);
+}
+
+#[test]
+fn pvh_starts_in_protected_mode_with_flat_segments_on_the_same_table() {
+    let memory = memory(1 << 20);
+    write_tables(&memory).unwrap();
+    let sregs = protected_mode_sregs(&Sregs { apic_base: 0xfee0_0900, cr0: 0x6000_0010, ..Sregs::default() });
+    let at = |selector: u16| entry(&memory, sregs.gdt.base + u64::from(selector));
+    assert_eq!(at(sregs.cs.selector), 0x00cf_9b00_0000_ffff, "32-bit code");
+    assert_eq!(at(sregs.ss.selector), 0x00cf_9300_0000_ffff);
+    assert_eq!(at(sregs.tr.selector), 0x0000_8b00_0000_0067, "a busy TSS of 0x67 bytes");
+    assert!(sregs.tr.selector + 7 <= sregs.gdt.limit);
+    assert_eq!([sregs.ds, sregs.es, sregs.fs, sregs.gs], [sregs.ss; 4]);
+    assert_eq!((sregs.cr0, sregs.cr4, sregs.efer), (0x11, 0, 0), "protected, not paged");
+    assert_eq!(sregs.apic_base, 0xfee0_0900);
+    let regs = pvh_regs(0x10_0000, 0x7000);
+    assert_eq!((regs.rip, regs.rbx, regs.rflags), (0x10_0000, 0x7000, 2));
 }
 
 #[test]
@@ -106,14 +123,20 @@ fn the_reset_vector_resets() {
 
 #[test]
 fn only_the_boot_processor_starts_and_all_have_the_same_memory_types() {
+    let (linux, pvh) = (LinuxBoot::new(0x20_0200), PvhBoot::new(0x20_0000));
+    starts_one(&linux, linux_regs(0x20_0200, 0x7000), long_mode_sregs);
+    starts_one(&pvh, pvh_regs(0x20_0000, 0x7000), protected_mode_sregs);
+}
+
+fn starts_one(boot: &dyn BootState, started: Regs, mode: fn(&Sregs) -> Sregs) {
     let vm = FakeHypervisor::new(|_| ()).create_vm(&VmConfig::default()).unwrap();
     for id in 0..3 {
         let mut vcpu = vm.create_vcpu(id).unwrap();
         let (regs, sregs) = (vcpu.regs().unwrap(), vcpu.sregs().unwrap());
-        LinuxBoot::new(0x20_0200).apply(vcpu.as_mut()).unwrap();
+        boot.apply(vcpu.as_mut()).unwrap();
         if id == 0 {
-            assert_eq!(vcpu.regs().unwrap(), linux_regs(0x20_0200, 0x7000));
-            assert_eq!(vcpu.sregs().unwrap(), long_mode_sregs(&sregs));
+            assert_eq!(vcpu.regs().unwrap(), started);
+            assert_eq!(vcpu.sregs().unwrap(), mode(&sregs));
         } else {
             assert_eq!((vcpu.regs().unwrap(), vcpu.sregs().unwrap()), (regs, sregs));
         }
