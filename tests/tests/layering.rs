@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["drystone-state", "drystone-memory"],
     &["drystone-bus", "drystone-hypervisor"],
     &["drystone-limit", "drystone-observe"],
+    &["drystone-virtio"],
     &["drystone-chipset", "drystone-kvm", "drystone-lifecycle", "drystone-loader", "drystone-vcpu"],
     &["drystone"],
     // Tests and their tools look at everything and are seen by nobody.

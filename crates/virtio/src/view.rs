@@ -1,0 +1,67 @@
+use crate::Fault;
+use drystone_memory::Mem;
+use vm_memory::bitmap::MS;
+use vm_memory::{
+    Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
+    GuestMemoryError, GuestMemoryRegion, VolatileMemory, VolatileSlice,
+};
+
+type Backend<M> = <<M as GuestAddressSpace>::M as GuestMemory>::PhysicalMemory;
+type Open<'a, M> = VolatileSlice<'a, MS<'a, Backend<M>>>;
+
+/// Guest memory for the small accesses of one batch.
+///
+/// vm-memory resolves every access from scratch, which costs more than the access; a batch mostly stays in one
+/// region. So the region that was hit last is kept open. With an IOMMU every access is translated, as ever.
+pub struct View<'a, M: Mem> {
+    memory: &'a M::M,
+    /// The region that was hit last, and its guest-physical address.
+    open: Option<(u64, Open<'a, M>)>,
+}
+
+impl<'a, M: Mem> View<'a, M> {
+    /// No region is open yet.
+    pub fn new(memory: &'a M::M) -> Self {
+        Self { memory, open: None }
+    }
+
+    /// The open region and the offset of `addr..addr + len` in it.
+    #[inline]
+    fn find(&mut self, addr: GuestAddress, len: usize) -> Option<(&Open<'a, M>, usize)> {
+        let offset = |start: u64, size: usize| {
+            let offset = usize::try_from(addr.0.checked_sub(start)?).ok()?;
+            (size.checked_sub(offset)? >= len).then_some(offset)
+        };
+        if self.open.as_ref().is_none_or(|(start, s)| offset(*start, s.len()).is_none()) {
+            let region = self.memory.physical_memory()?.find_region(addr)?;
+            self.open = Some((region.start_addr().raw_value(), region.as_volatile_slice().ok()?));
+        }
+        let (start, slice) = self.open.as_ref()?;
+        Some((slice, offset(*start, slice.len())?))
+    }
+
+    /// Reads a value. Not atomic, as `Bytes::read_obj`.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if it is not in guest memory.
+    #[inline]
+    pub fn read<T: ByteValued>(&mut self, addr: GuestAddress) -> Result<T, Fault> {
+        if let Some((slice, offset)) = self.find(addr, size_of::<T>()) {
+            return Ok(slice.get_ref::<T>(offset).map_err(GuestMemoryError::from)?.load());
+        }
+        Ok(self.memory.read_obj(addr)?)
+    }
+
+    /// Writes a value and marks it dirty. Not atomic, as `Bytes::write_obj`.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if it is not in guest memory.
+    #[inline]
+    pub fn write<T: ByteValued>(&mut self, value: T, addr: GuestAddress) -> Result<(), Fault> {
+        if let Some((slice, offset)) = self.find(addr, size_of::<T>()) {
+            slice.get_ref::<T>(offset).map_err(GuestMemoryError::from)?.store(value);
+            return Ok(());
+        }
+        Ok(self.memory.write_obj(value, addr)?)
+    }
+}
