@@ -61,6 +61,9 @@ pub enum MachineError {
         /// Its limit.
         most: u32,
     },
+    /// More events than its event device takes: a mistake in this crate.
+    #[error("the machine's own layout is wrong: {0}")]
+    Events(#[from] drystone_chipset::GedFull),
     /// Two devices at one address: a mistake in this crate.
     #[error("the machine's own layout is wrong: {0}")]
     Map(#[from] drystone_bus::MapError),

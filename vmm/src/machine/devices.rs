@@ -1,9 +1,10 @@
 use super::MachineError;
 use super::image::Describe;
+use acpi_tables::Aml;
 use drystone_bus::{Bus, SystemClock};
 use drystone_chipset::{
-    AcpiPower, AcpiPowerConfig, I8042, PvPanic, Rtc, RtcConfig, Serial, SerialConfig, SerialInput,
-    SerialOutput,
+    AcpiPower, AcpiPowerConfig, Ged, GedConfig, I8042, PowerButton, PvPanic, Rtc, RtcConfig, Serial,
+    SerialConfig, SerialInput, SerialOutput,
 };
 use drystone_hypervisor::{Guard, Vm};
 use drystone_lifecycle::{Orchestrator, Stage};
@@ -29,28 +30,35 @@ pub(super) struct Devices {
     rtc: Arc<Rtc>,
     i8042: Arc<I8042>,
     power: Arc<AcpiPower>,
+    ged: Arc<Ged>,
+    button: Arc<PowerButton>,
     pvpanic: Arc<PvPanic>,
 }
 
 impl Devices {
     /// Makes them, and wires their interrupts to `vm` for as long as the guards live.
     pub(super) fn new(vm: &dyn Vm) -> Result<(Self, Vec<Guard>, Console), MachineError> {
-        let (serial_config, power_config) = (SerialConfig::default(), AcpiPowerConfig::default());
+        let (serial_config, ged_config) = (SerialConfig::default(), GedConfig::default());
         let (serial_event, serial_wire) = wire(vm, serial_config.irq)?;
-        let (power_event, power_wire) = wire(vm, power_config.gsi)?;
+        let (ged_event, ged_wire) = wire(vm, ged_config.gsi)?;
 
         let serial = Serial::build(serial_config, Arc::new(serial_event))?;
         let console = Console { input: serial.input, output: serial.output };
+        // Whatever tells the guest of something adds its event here, before the device is shared.
+        let mut ged = Ged::new(ged_config, Arc::new(ged_event));
+        let button = Arc::new(PowerButton::new(&mut ged)?);
         let devices = Self {
             bus: Arc::default(),
             serial: Arc::new(serial.serial),
             rtc: Arc::new(Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()))),
             i8042: Arc::new(I8042::new()),
-            power: Arc::new(AcpiPower::new(power_config, Arc::new(power_event))),
+            power: Arc::new(AcpiPower::new(AcpiPowerConfig::default())),
+            ged: Arc::new(ged),
+            button,
             pvpanic: Arc::new(PvPanic::new()),
         };
         devices.put_on_bus()?;
-        Ok((devices, vec![serial_wire, power_wire], console))
+        Ok((devices, vec![serial_wire, ged_wire], console))
     }
 
     fn put_on_bus(&self) -> Result<(), MachineError> {
@@ -60,6 +68,7 @@ impl Devices {
         pio.insert(I8042::DATA_PORT.into(), 1, Arc::new(self.i8042.data_port()))?;
         pio.insert(I8042::COMMAND_PORT.into(), 1, Arc::new(self.i8042.command_port()))?;
         pio.insert(self.power.config().base.into(), AcpiPower::LEN, self.power.clone())?;
+        pio.insert(self.ged.config().base.into(), Ged::LEN, self.ged.clone())?;
         pio.insert(PvPanic::PORT.into(), PvPanic::LEN, self.pvpanic.clone())?;
         Ok(())
     }
@@ -70,15 +79,24 @@ impl Devices {
         orchestrator.add(Stage::Devices, "rtc", self.rtc.clone())?;
         orchestrator.add(Stage::Devices, "i8042", self.i8042.clone())?;
         orchestrator.add(Stage::Devices, "acpi-power", self.power.clone())?;
+        orchestrator.add(Stage::Devices, "ged", self.ged.clone())?;
         orchestrator.add(Stage::Devices, "pvpanic", self.pvpanic.clone())?;
         Ok(())
     }
 
     /// How the guest is told of them, and of `cpus` processors.
     pub(super) fn describe(&self, apic_ids: Vec<u32>) -> Describe {
-        let (serial, rtc, power) = (self.serial.clone(), self.rtc.clone(), self.power.clone());
-        let pvpanic = self.pvpanic.clone();
+        let power = self.power.clone();
+        let aml: [Arc<dyn Aml + Send + Sync>; 6] = [
+            self.serial.clone(),
+            self.rtc.clone(),
+            self.power.clone(),
+            self.button.clone(),
+            self.ged.clone(),
+            self.pvpanic.clone(),
+        ];
         Box::new(move |take| {
+            let aml: Vec<_> = aml.iter().map(|part| AmlPart::Root(part.as_ref())).collect();
             let registers = power.registers();
             take(&AcpiConfig {
                 apic_ids: &apic_ids,
@@ -102,19 +120,14 @@ impl Devices {
                 // It is there for its reset line alone; a guest that is told of it would probe for a keyboard.
                 i8042: false,
                 legacy_devices: true,
-                aml: &[
-                    AmlPart::Root(serial.as_ref()),
-                    AmlPart::Root(rtc.as_ref()),
-                    AmlPart::Root(power.as_ref()),
-                    AmlPart::Root(pvpanic.as_ref()),
-                ],
+                aml: &aml,
                 tables: &[],
             });
         })
     }
 
     pub(super) fn press_power_button(&self) {
-        self.power.press_power_button();
+        self.button.press();
     }
 }
 

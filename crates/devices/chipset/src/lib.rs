@@ -10,15 +10,19 @@
 #![doc = include_str!("../README.md")]
 
 mod aml;
+mod button;
 mod bytes;
+mod ged;
 mod i8042;
 mod power;
 mod pvpanic;
 mod rtc;
 mod serial;
 
+pub use button::PowerButton;
+pub use ged::{Ged, GedConfig, GedEvent, GedFull, GedState};
 pub use i8042::{I8042, I8042Port, I8042State};
-pub use power::{AcpiPower, AcpiPowerConfig, AcpiPowerState, AcpiRegisters};
+pub use power::{AcpiPower, AcpiPowerConfig, AcpiRegisters};
 pub use pvpanic::{PvPanic, PvPanicState};
 pub use rtc::{RTC_CENTURY_REGISTER, Rtc, RtcConfig, RtcState};
 pub use serial::{

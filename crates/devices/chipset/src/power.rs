@@ -1,15 +1,13 @@
-mod aml;
-
-use crate::bytes::{self, lock};
-use drystone_bus::{BusDevice, Effect, Interrupt};
-use drystone_state::{Component, ComponentError, Persist, PersistDyn, RestoreError, SaveError, Schema};
+use crate::bytes;
+use acpi_tables::aml::{Name, Package, ZERO};
+use acpi_tables::{Aml, AmlSink};
+use drystone_bus::{BusDevice, Effect};
+use drystone_state::{Component, ComponentError, NoState, Persist, PersistDyn, RestoreError, SaveError};
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex};
 
 const SLEEP_CONTROL: u64 = 0;
 const SLEEP_STATUS: u64 = 1;
 const RESET: u64 = 2;
-const EVENTS: u64 = 3;
 
 /// Sleep control: which sleeping state is meant, and "enter it" (ACPI 6.5, 4.8.3.7).
 const SLP_TYP_SHIFT: u8 = 2;
@@ -19,22 +17,18 @@ const SLP_EN: u8 = 0x20;
 const S5: u8 = 5;
 /// What, written to the reset register, resets.
 const RESET_VALUE: u8 = 0x01;
-/// The event of the power button.
-const POWER_BUTTON: u8 = 0x01;
 
 /// Where an [`AcpiPower`] is. Absent settings take the values given here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AcpiPowerConfig {
-    /// First I/O port of the register block; 0x600. It takes [`AcpiPower::LEN`] ports, and must be at most 0xfff8.
+    /// First I/O port of the register block; 0x600. It takes [`AcpiPower::LEN`] ports, and must be at most 0xfffc.
     pub base: u16,
-    /// Global system interrupt of the event device; 9. Whoever makes the `Interrupt` wires it there.
-    pub gsi: u32,
 }
 
 impl Default for AcpiPowerConfig {
     fn default() -> Self {
-        Self { base: 0x600, gsi: 9 }
+        Self { base: 0x600 }
     }
 }
 
@@ -53,30 +47,21 @@ pub struct AcpiRegisters {
     pub reset_value: u8,
 }
 
-/// Power off, reset and the power button, for a hardware-reduced ACPI machine.
+/// Power off and reset, for a hardware-reduced ACPI machine.
 ///
-/// A block of 8 ports: sleep control, sleep status, reset, events; the rest reads as all ones. S5 is the only
-/// sleeping state, and switches the machine off. The events register belongs to a Generic Event Device
-/// (ACPI 6.5, 5.6.9) whose AML reads it, which clears it, and passes the events on.
+/// A block of 4 ports: sleep control, sleep status, reset; the last reads as all ones. S5 is the only sleeping state, and
+/// switches the machine off. It remembers nothing, so there is nothing to reset or save.
 pub struct AcpiPower {
     config: AcpiPowerConfig,
-    interrupt: Arc<dyn Interrupt>,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    /// Events that the guest has not read yet, a bit for each.
-    events: u8,
 }
 
 impl AcpiPower {
     /// How many ports the register block takes.
-    pub const LEN: u64 = 8;
+    pub const LEN: u64 = 4;
 
-    /// A machine that is on, and whose button nobody has pressed. `interrupt` is that of the event device.
-    pub fn new(config: AcpiPowerConfig, interrupt: Arc<dyn Interrupt>) -> Self {
-        Self { config, interrupt, inner: Mutex::default() }
+    /// A machine that is on.
+    pub fn new(config: AcpiPowerConfig) -> Self {
+        Self { config }
     }
 
     /// The settings that it was built with.
@@ -95,20 +80,11 @@ impl AcpiPower {
         }
     }
 
-    /// Presses the power button. What comes of it is up to the guest: usually it shuts down and switches itself off,
-    /// some time later; it may also do nothing.
-    pub fn press_power_button(&self) {
-        lock(&self.inner).events |= POWER_BUTTON;
-        self.interrupt.trigger();
-    }
-
     /// The guest reads from `offset` on.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        let mut inner = lock(&self.inner);
         bytes::read(offset, data, |at| match at {
             // Write-only fields read as zero, and nothing ever wakes from S5.
             SLEEP_CONTROL | SLEEP_STATUS | RESET => 0,
-            EVENTS => std::mem::take(&mut inner.events),
             _ => 0xff,
         });
     }
@@ -135,6 +111,13 @@ impl BusDevice for AcpiPower {
     }
 }
 
+/// `\_S5`: the SLP_TYP of each of two registers, of which a hardware-reduced machine has one, and two reserved values.
+impl Aml for AcpiPower {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        Name::new("\\_S5_".into(), &Package::new(vec![&S5, &ZERO, &ZERO, &ZERO])).to_aml_bytes(sink);
+    }
+}
+
 impl Component for AcpiPower {
     fn pause(&self) -> Result<(), ComponentError> {
         Ok(())
@@ -143,9 +126,7 @@ impl Component for AcpiPower {
         Ok(())
     }
     fn reset(&self) -> Result<(), ComponentError> {
-        let Self { config: _, interrupt: _, inner } = self;
-        let Inner { events } = &mut *lock(inner);
-        *events = 0;
+        let Self { config: _ } = self;
         Ok(())
     }
     fn persist(&self) -> Option<&dyn PersistDyn> {
@@ -153,37 +134,12 @@ impl Component for AcpiPower {
     }
 }
 
-/// The saved state of an [`AcpiPower`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AcpiPowerState {
-    /// Events that the guest has not read yet.
-    pub events: u8,
-}
-
-impl Schema for AcpiPowerState {
-    const KIND: &'static str = "acpi-power";
-    const VERSION: u32 = 1;
-}
-
 impl Persist for AcpiPower {
-    type State = AcpiPowerState;
-
-    fn save(&self) -> Result<AcpiPowerState, SaveError> {
-        Ok(AcpiPowerState { events: lock(&self.inner).events })
+    type State = NoState;
+    fn save(&self) -> Result<NoState, SaveError> {
+        Ok(NoState {})
     }
-
-    fn restore(&self, state: AcpiPowerState) -> Result<(), RestoreError> {
-        let AcpiPowerState { events } = state;
-        if events & !POWER_BUTTON != 0 {
-            let cause = format!("events {events:#x}: only the power button is known");
-            return Err(RestoreError::Invalid { kind: AcpiPowerState::KIND, cause });
-        }
-        lock(&self.inner).events = events;
-        if events != 0 {
-            // One interrupt too many finds nothing to do; one too few would lose the event.
-            self.interrupt.trigger();
-        }
+    fn restore(&self, NoState {}: NoState) -> Result<(), RestoreError> {
         Ok(())
     }
 }

@@ -1,10 +1,13 @@
 //! The AML of all devices, as ACPICA's disassembler reads it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use acpi_tables::Aml;
+use acpi_tables::aml::{Device, Method, MethodCall, Name, Scope};
 use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, AmlSink};
 use drystone_bus::{Interrupt, SystemClock};
-use drystone_chipset::{AcpiPower, AcpiPowerConfig, PvPanic, Rtc, RtcConfig, Serial, SerialConfig};
+use drystone_chipset::{
+    AcpiPower, AcpiPowerConfig, Ged, GedConfig, PowerButton, PvPanic, Rtc, RtcConfig, Serial, SerialConfig,
+};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::Command;
@@ -13,6 +16,17 @@ use std::sync::Arc;
 struct Unwired;
 impl Interrupt for Unwired {
     fn trigger(&self) {}
+}
+
+/// `\_SB.SLOT`, with a method `SCAN`.
+struct Scanner;
+impl Aml for Scanner {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        let id = Name::new("_HID".into(), &"DRYS0001");
+        let scan = Method::new("SCAN".into(), 0, true, vec![]);
+        let slot = Device::new("SLOT".into(), vec![&id, &scan]);
+        Scope::new("\\_SB_".into(), vec![&slot]).to_aml_bytes(sink);
+    }
 }
 
 fn table(parts: &[&dyn Aml]) -> Vec<u8> {
@@ -58,10 +72,17 @@ fn acpica_reads_what_is_meant() {
     let com1 = serial(SerialConfig::default());
     let com2 = serial(SerialConfig { base: 0x2f8, irq: 3, index: 1, ..Default::default() });
     let rtc = Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()));
-    let power = AcpiPower::new(AcpiPowerConfig { base: 0x600, gsi: 9 }, Arc::new(Unwired));
+    let power = AcpiPower::new(AcpiPowerConfig { base: 0x600 });
+    let mut ged = Ged::new(GedConfig { base: 0x604, gsi: 9 }, Arc::new(Unwired));
+    let button = PowerButton::new(&mut ged).unwrap();
+    // As a controller for hot plug would: the device is its own, and the event runs a method of it.
+    let _event = ged.add(&MethodCall::new("\\_SB_.SLOT.SCAN".into(), vec![])).unwrap();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("dsdt.aml"), table(&[&com1, &com2, &rtc, &power, &PvPanic::new()]))
-        .unwrap();
+    std::fs::write(
+        folder.path().join("dsdt.aml"),
+        table(&[&com1, &com2, &rtc, &power, &button, &Scanner, &ged, &PvPanic::new()]),
+    )
+    .unwrap();
 
     if iasl(folder.path(), &["-d", "dsdt.aml"]).is_none() {
         return;
@@ -76,8 +97,8 @@ fn acpica_reads_what_is_meant() {
         r#"Device(PEVT){Name(_HID,"QEMU0001")Name(_CRS,ResourceTemplate(){IO(Decode16,0x0505,0x0505,0x01,0x01,)})}"#,
         r#"Name(\_S5,Package(0x04){0x05,Zero,Zero,Zero})"#,
         r#"Device(PWRB){Name(_HID,EisaId("PNP0C0C"))}"#,
-        r#"Device(GED){Name(_HID,"ACPI0013")Name(_UID,Zero)Name(_CRS,ResourceTemplate(){Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000009,}})OperationRegion(EREG,SystemIO,0x0603,One)Field(EREG,ByteAcc,NoLock,WriteAsZeros){EVNT,8}"#,
-        r#"Method(_EVT,1,Serialized){Local0=EVNTIf((Local0&One)){Notify(\_SB.PWRB,0x80)}}"#,
+        r#"Device(GED){Name(_HID,"ACPI0013")Name(_UID,Zero)Name(_CRS,ResourceTemplate(){Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000009,}})OperationRegion(EREG,SystemIO,0x0604,0x04)Field(EREG,DWordAcc,NoLock,WriteAsZeros){EVNT,32}"#,
+        r#"Method(_EVT,1,Serialized){Local0=EVNTIf((Local0&One)){Notify(\_SB.PWRB,0x80)}If((Local0&0x02)){\_SB.SLOT.SCAN()}}"#,
     ];
     for part in expected {
         assert!(text.contains(part), "not found:\n{part}\nin:\n{text}\nfrom:\n{asl}");
