@@ -20,6 +20,7 @@ pub use output::Output;
 pub use terminal::{RawMode, Terminal};
 
 use drystone_chipset::{SerialInput, SerialOutput};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where bytes for the guest go.
@@ -36,7 +37,15 @@ pub trait InputSink: Send {
 pub trait OutputSource: Send {
     /// Appends what waits, at most some 64 KiB, to `into`; waits for it at most for `timeout`.
     fn take(&self, into: &mut Vec<u8>, timeout: Duration) -> Taken;
+    /// What gets a thread out of [`take`](Self::take), from any thread; `None` if that cannot be: then whoever takes
+    /// looks up now and then.
+    fn waker(&self) -> Option<Waker> {
+        None
+    }
 }
+
+/// Gets a thread out of [`OutputSource::take`].
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
 impl InputSink for SerialInput {
     fn push(&self, bytes: &[u8]) -> usize {
@@ -53,5 +62,9 @@ impl InputSink for SerialInput {
 impl OutputSource for SerialOutput {
     fn take(&self, into: &mut Vec<u8>, timeout: Duration) -> Taken {
         self.take(into, timeout)
+    }
+    fn waker(&self) -> Option<Waker> {
+        let waker = SerialOutput::waker(self);
+        Some(Arc::new(move || waker.wake()))
     }
 }

@@ -1,5 +1,5 @@
-use super::OutputSource;
 use super::host::{self, Latch, Ready};
+use super::{OutputSource, Waker};
 use drystone_chipset::Taken;
 use rustix::event::PollFlags;
 use rustix::fs::OFlags;
@@ -10,8 +10,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long a silent guest is listened to before the thread looks whether it is to end.
+/// How long a silent source that cannot wake this thread is listened to before it looks whether it is to end.
 const GLANCE: Duration = Duration::from_millis(50);
+/// The same for one that can: a thread that sleeps costs nothing, and what wakes it is not the time.
+const SLEEP: Duration = Duration::from_secs(3600);
 /// A pipe or terminal that is ready takes at least one byte; a descriptor that we could not make non-blocking is given
 /// little at a time.
 const CHUNK: usize = 1024;
@@ -26,6 +28,8 @@ struct Shared {
     /// Set when the thread is to drain what is left, until `deadline`.
     stop: Latch,
     state: Mutex<State>,
+    /// Gets the thread out of a source that has nothing to say.
+    waker: Option<Waker>,
 }
 
 #[derive(Default)]
@@ -41,6 +45,13 @@ impl Shared {
     fn with<R>(&self, f: impl FnOnce(&mut State) -> R) -> R {
         f(&mut self.state.lock().unwrap_or_else(|e| e.into_inner()))
     }
+
+    /// Makes the thread look at the state.
+    fn wake(&self) {
+        if let Some(wake) = &self.waker {
+            wake();
+        }
+    }
 }
 
 impl Output {
@@ -50,7 +61,7 @@ impl Output {
     /// What the host said when the descriptor is unusable or there can be no more threads.
     pub fn start(to: BorrowedFd<'_>, source: Box<dyn OutputSource>) -> io::Result<Self> {
         let to = host::reopen(to, OFlags::WRONLY)?;
-        let shared = Arc::new(Shared { stop: Latch::new()?, state: Mutex::default() });
+        let shared = Arc::new(Shared { stop: Latch::new()?, state: Mutex::default(), waker: source.waker() });
         let (alive, done) = channel();
         let writer = Writer { to, shared: shared.clone(), _alive: alive };
         std::thread::Builder::new().name("console-out".into()).spawn(move || writer.run(source))?;
@@ -66,6 +77,7 @@ impl Output {
                     state.notice.extend(text.bytes());
                 }
             });
+            shared.wake();
         }
     }
 
@@ -73,6 +85,7 @@ impl Output {
     pub fn finish(self, time: Duration) -> bool {
         self.shared.with(|state| state.deadline = Some(Instant::now() + time));
         self.shared.stop.set();
+        self.shared.wake();
         // A little more than the thread gives itself. It stays behind only if the host blocks a ready descriptor.
         let ended = self.done.recv_timeout(time + 2 * GLANCE);
         ended == Err(RecvTimeoutError::Disconnected) && !self.shared.with(|s| s.lost)
@@ -85,6 +98,7 @@ impl Drop for Output {
             state.deadline.get_or_insert_with(Instant::now);
         });
         self.shared.stop.set();
+        self.shared.wake();
     }
 }
 
@@ -101,13 +115,14 @@ struct Gone;
 impl Writer {
     fn run(self, source: Box<dyn OutputSource>) {
         let mut bytes = Vec::new();
+        let patience = if self.shared.waker.is_some() { SLEEP } else { GLANCE };
         loop {
             bytes.clear();
             let stopping = self.shared.with(|state| {
                 bytes.append(&mut state.notice);
                 state.deadline.is_some()
             });
-            let taken = source.take(&mut bytes, if stopping { Duration::ZERO } else { GLANCE });
+            let taken = source.take(&mut bytes, if stopping { Duration::ZERO } else { patience });
             if self.write(&bytes).is_err() {
                 self.shared.with(|state| state.lost = true);
                 return;

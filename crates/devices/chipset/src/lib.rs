@@ -27,5 +27,5 @@ pub use pvpanic::{PvPanic, PvPanicState};
 pub use rtc::{RTC_CENTURY_REGISTER, Rtc, RtcConfig, RtcState};
 pub use serial::{
     RequestToSend, Serial, SerialConfig, SerialError, SerialInput, SerialOutput, SerialParts, SerialState,
-    Taken,
+    SerialWaker, Taken,
 };

@@ -8,7 +8,7 @@ mod uart;
 
 pub use config::{SerialConfig, SerialError};
 pub use input::SerialInput;
-pub use output::{SerialOutput, Taken};
+pub use output::{SerialOutput, SerialWaker, Taken};
 pub use state::{RequestToSend, SerialState};
 
 use crate::bytes::{self, lock};
@@ -71,6 +71,8 @@ struct Inner {
     finished: bool,
     /// Someone is blocked in `take`.
     taker_waits: bool,
+    /// Whoever takes is to come back with what there is.
+    woken: bool,
 }
 
 impl Serial {
@@ -92,6 +94,7 @@ impl Serial {
                 starved: false,
                 finished: false,
                 taker_waits: false,
+                woken: false,
             }),
             interrupt,
             room: Condvar::new(),
@@ -198,7 +201,7 @@ impl Component for Serial {
     fn reset(&self) -> Result<(), ComponentError> {
         let mut inner = lock(&self.shared.inner);
         // The host's side (paused, who waits, whether it ended) is not the guest's to reset.
-        let Inner { uart, paused: _, starved: _, finished: _, taker_waits: _ } = &mut *inner;
+        let Inner { uart, paused: _, starved: _, finished: _, taker_waits: _, woken: _ } = &mut *inner;
         uart.reset();
         self.shared.feed(&mut inner);
         Ok(())

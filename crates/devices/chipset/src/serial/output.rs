@@ -13,7 +13,7 @@ pub struct SerialOutput(Arc<Shared>);
 pub enum Taken {
     /// This many bytes were appended, at least one.
     Bytes(usize),
-    /// The time is over and the guest has written nothing.
+    /// The guest has written nothing, and the time is over or a [`SerialWaker`] was used.
     TimedOut,
     /// The device is gone and all that the guest wrote has been taken.
     Closed,
@@ -24,8 +24,15 @@ impl SerialOutput {
         Self(shared)
     }
 
+    /// A handle with which another thread gets this one out of [`take`](Self::take), so that it can wait without
+    /// waking up in vain. Where it is needed no longer than the port, it keeps nothing alive that matters.
+    pub fn waker(&self) -> SerialWaker {
+        SerialWaker(self.0.clone())
+    }
+
     /// Moves all the output that waits to the end of `into` (at most the size of the output buffer), and tells a
-    /// guest that was held up that it may go on. If there is none, waits for it, at most for `timeout`.
+    /// guest that was held up that it may go on. If there is none, waits for it, at most for `timeout`, or until a
+    /// [`waker`](Self::waker) is used.
     pub fn take(&self, into: &mut Vec<u8>, timeout: Duration) -> Taken {
         let shared = &*self.0;
         let mut inner = lock(&shared.inner);
@@ -35,11 +42,12 @@ impl SerialOutput {
             .wait_timeout_while(inner, timeout, |inner| {
                 // Set again each time: somebody else may have been woken, and have cleared it.
                 inner.taker_waits = true;
-                !inner.uart.has_output() && !inner.finished
+                !inner.uart.has_output() && !inner.finished && !inner.woken
             })
             .unwrap_or_else(PoisonError::into_inner);
         inner = waited.0;
         inner.taker_waits = false;
+        inner.woken = false;
         let taken = inner.uart.take_output(into);
         if taken > 0 {
             // A paused port's registers stand still; it is told when it resumes.
@@ -52,6 +60,18 @@ impl SerialOutput {
         } else {
             Taken::TimedOut
         }
+    }
+}
+
+/// Gets a thread out of [`SerialOutput::take`]; see [`SerialOutput::waker`].
+#[derive(Clone)]
+pub struct SerialWaker(Arc<Shared>);
+
+impl SerialWaker {
+    /// Makes the current or next [`SerialOutput::take`] return without waiting.
+    pub fn wake(&self) {
+        lock(&self.0.inner).woken = true;
+        self.0.bytes.notify_all();
     }
 }
 

@@ -206,3 +206,16 @@ fn while_paused_output_may_be_taken_but_the_guest_sees_it_only_on_resume() {
     assert_eq!(line.take(), 1);
     assert!(transmitter_empty(&serial));
 }
+
+#[test]
+fn a_taker_that_waits_can_be_woken_and_a_wake_counts_once() {
+    let Port { serial, output, .. } = port();
+    let waker = output.waker();
+    waker.wake();
+    assert_eq!(output.take(&mut Vec::new(), FOREVER), Taken::TimedOut, "before it waits");
+    assert_eq!(output.take(&mut Vec::new(), NOW), Taken::TimedOut);
+    assert!(!lock(&serial.shared.inner).woken, "that wake was used up");
+    let taken = waiting(&serial, output);
+    waker.wake();
+    assert_eq!(taken.recv_timeout(LONG), Ok(Taken::TimedOut));
+}
