@@ -13,10 +13,10 @@ const LOAD: u32 = 0x10_0000;
 const CODE_OFFSET: usize = 0x1000;
 const NOTE_OFFSET: usize = 0x100;
 
-/// What the probe sends when it runs.
-pub const STARTED: u8 = b'[';
-/// What it sends when it is done.
-pub const DONE: u8 = b']';
+/// What the probe sends when it runs: STX, which is in no message of a VMM.
+pub const STARTED: u8 = 2;
+/// What it sends when it is done: ETX.
+pub const DONE: u8 = 3;
 
 /// A guest that sends [`STARTED`], makes `exits` writes to a register that answers nothing, sends [`DONE`] and halts
 /// for ever, as an ELF file.

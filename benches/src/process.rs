@@ -228,9 +228,9 @@ mod tests {
     #[test]
     fn processor_time_is_that_of_the_program() {
         let mut busy = Command::new("sh");
-        busy.args(["-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; printf '['; sleep 9"]);
+        busy.args(["-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; printf '\\002'; sleep 9"]);
         let (busy, mut idle) = (start(busy).unwrap(), Command::new("sh"));
-        idle.args(["-c", "sleep 0.1; printf '['; sleep 9"]);
+        idle.args(["-c", "sleep 0.1; printf '\\002'; sleep 9"]);
         let idle = start(idle).unwrap();
         assert!(busy.cpu > idle.cpu && busy.cpu <= busy.wall * 4, "{busy:?} {idle:?}");
         assert!(idle.wall >= Duration::from_millis(100) && idle.cpu < idle.wall, "{idle:?}");
