@@ -7,12 +7,12 @@ mod image;
 use crate::config::{Config, CpusError, PanicPolicy, Policy};
 use crate::monitor::Handle;
 use board::Board;
-use drystone_hypervisor::{Cpuid, Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
+use drystone_hypervisor::{Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
 use drystone_lifecycle::{EventSink, OnPanic, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
 use drystone_loader::{CmdlineError, CommandLine, Initrd, InitrdError, KernelError, KernelImage};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
 use drystone_state::ComponentError;
-use drystone_vcpu::cpuid::{CpuModel, Topology};
+use drystone_vcpu::cpuid::{CpuModel, GuestCpu, ModelError, Topology};
 use drystone_vcpu::{VcpuError, VcpuSet};
 use image::BootImage;
 use std::io;
@@ -45,6 +45,9 @@ pub enum MachineError {
     /// The vCPUs cannot be grouped so.
     #[error("cpus: {0}")]
     Topology(#[from] CpusError),
+    /// The host lacks what its processors must have.
+    #[error("cpu: {0}")]
+    Model(#[from] ModelError),
     #[error(transparent)]
     Lifecycle(#[from] drystone_lifecycle::Error),
     #[error(transparent)]
@@ -122,13 +125,13 @@ impl Machine {
         let mapped = map(vm.as_ref(), &ram)?;
 
         let (devices, wires, console) = devices::Devices::new(vm.as_ref())?;
-        let model = model(&host, topology);
-        let describe = devices.describe(model.topology.apic_ids().collect());
+        let cpu = CpuModel::with_topology(topology).on(&host)?;
+        let describe = devices.describe(topology.apic_ids().collect());
         let entry = Mutex::new(None);
         let image = Arc::new(BootImage { ram, layout, kernel, protocol, initrd, cmdline, describe, entry });
         image.load().map_err(MachineError::Load)?;
 
-        let made = vcpus(vm.as_ref(), &host, &model)?;
+        let made = vcpus(vm.as_ref(), &cpu)?;
         let board = Arc::new(Board::new(vm)?);
         let sink = {
             let handle = handle.clone();
@@ -186,18 +189,11 @@ fn map(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<Guard>, drystone_hypervisor::E
     ram.regions().into_iter().map(|region| vm.map_memory(region, MapOptions::default())).collect()
 }
 
-fn model(host: &Cpuid, topology: Topology) -> CpuModel {
-    const TSC_DEADLINE: u32 = 1 << 24;
-    let mut model = CpuModel::with_topology(topology);
-    model.tsc_deadline = host.get(1, 0).is_some_and(|leaf| leaf.ecx & TSC_DEADLINE != 0);
-    model
-}
-
-fn vcpus(vm: &dyn Vm, host: &Cpuid, model: &CpuModel) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
+fn vcpus(vm: &dyn Vm, cpu: &GuestCpu) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
     let make = |id| {
         let mut vcpu = vm.create_vcpu(id)?;
-        vcpu.set_cpuid(&model.for_vcpu(host, id))?;
+        vcpu.set_cpuid(&cpu.for_vcpu(id))?;
         Ok(vcpu)
     };
-    model.topology.apic_ids().map(make).collect()
+    cpu.topology().apic_ids().map(make).collect()
 }

@@ -7,6 +7,7 @@ mod asm;
 pub mod conformance;
 pub mod fuzz;
 pub mod guest;
+pub mod hosts;
 mod io;
 mod tiny;
 

@@ -4,22 +4,62 @@
 
 use drystone_hypervisor::Cpuid;
 
-mod mask;
+mod baseline;
+mod bit;
+mod compare;
+mod depends;
+mod error;
+mod feature;
+mod leaves;
+mod settings;
+mod summary;
+mod table;
 mod topology;
+mod xstate;
 
+pub use baseline::{Baseline, UnknownBaseline};
+pub use bit::{Bit, BitError, Register};
+pub use compare::{Comparison, Suggestion, suggest};
+pub use error::ModelError;
+pub use feature::{Class, Feature, FeatureBit, UnknownFeature, features};
+pub use settings::{FeatureSettings, Setting, SettingsError};
+pub use summary::CpuSummary;
 pub use topology::{Topology, TopologyError};
 
+use table::{has, max_leaf, register_mut, remove, set};
+
 /// The kind of processor that a guest sees, and how many.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// ```
+/// use drystone_hypervisor::{Hypervisor, fake::FakeHypervisor};
+/// use drystone_vcpu::cpuid::{Baseline, CpuModel, Topology};
+///
+/// let host = FakeHypervisor::new(|_| {}).supported_cpuid()?;
+/// let mut model = CpuModel::with_topology(Topology::new(2, 2, 1)?);
+/// model.baseline = Baseline::V1;
+/// model.features = "-x2apic".parse()?;
+/// let cpu = model.on(&host)?;
+/// let answers: Vec<_> = model.topology.apic_ids().map(|id| cpu.for_vcpu(id)).collect();
+/// assert_eq!(answers[3].get(1, 0).map(|leaf| leaf.ebx >> 24), Some(3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CpuModel {
     /// How vCPUs are grouped into cores and sockets.
     pub topology: Topology,
-    /// The local APIC timer has a TSC-deadline mode. It does when the hypervisor emulates the local APIC.
-    pub tsc_deadline: bool,
-    /// VMX or SVM, where the host offers it to guests. The default is no: what a nested guest holds is not part of a
-    /// saved machine.
-    pub nested: bool,
+    /// Which of the host's features they have.
+    pub baseline: Baseline,
+    /// What is wanted of single features beyond that.
+    pub features: FeatureSettings,
+}
+
+/// A [`CpuModel`] on a host that can carry it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestCpu {
+    /// As vCPU 0 sees it.
+    cpuid: Cpuid,
+    topology: Topology,
 }
 
 impl CpuModel {
@@ -31,46 +71,124 @@ impl CpuModel {
         Ok(Self::with_topology(Topology::new(1, vcpus, 1)?))
     }
 
-    /// As many processors as `topology` has.
+    /// As many processors as `topology` has, with all that the host can give.
     pub fn with_topology(topology: Topology) -> Self {
-        Self { topology, tsc_deadline: true, nested: false }
+        Self { topology, baseline: Baseline::Host, features: FeatureSettings::new() }
     }
 
-    /// All answers of the vCPU with number (local APIC ID) `id`, one of
-    /// [`Topology::apic_ids`], on a host that can offer `host`.
+    /// What the guest sees on a host that can offer `host`.
     ///
-    /// Kept are the instruction set, family and brand, caches, address sizes, and the hypervisor's own leaves
-    /// (`0x4000_0000` to `0x4000_00ff`) as the host gives them. Replaced is the topology. Removed is what only makes sense on the
-    /// host: power and thermal management, MONITOR, performance monitoring, tracing, resource control, SGX, memory
-    /// encryption. Bits that mirror a control register (OSXSAVE, OSPKE) are clear: the hypervisor maintains them.
-    pub fn for_vcpu(&self, host: &Cpuid, id: u32) -> Cpuid {
-        let mut cpuid = host.clone();
-        let vendor = Vendor::of(host);
-        mask::apply(&mut cpuid);
-        if !self.nested {
-            mask::apply_nested(&mut cpuid);
+    /// Kept are identity, caches and address sizes, and of the features those that the baseline and the settings
+    /// allow. Removed is what only makes sense on the host ([`Class::Host`]), and whatever needs something that was
+    /// removed. Leaf 0xD lists the state that is then left. No feature is ever there that `host` does not offer, but the
+    /// one that says that there is a hypervisor, and those that follow from the topology.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the host lacks what the model requires.
+    pub fn on(&self, host: &Cpuid) -> Result<GuestCpu, ModelError> {
+        let offer = offered(host);
+        let missing = self.baseline.missing(&offer);
+        if !missing.is_empty() {
+            return Err(ModelError::Baseline { baseline: self.baseline, missing });
         }
-        if let Some(leaf) = cpuid.get_mut(1, 0) {
-            leaf.ecx |= HYPERVISOR;
-            set(&mut leaf.ecx, TSC_DEADLINE, self.tsc_deadline);
+        let mut cpuid = offer.clone();
+        leaves::limit(&mut cpuid, self.baseline);
+        self.limit_features(&mut cpuid);
+        depends::close(&mut cpuid);
+        leaves::details(&mut cpuid);
+        leaves::repeat(&mut cpuid);
+        xstate::limit(&mut cpuid, self.baseline == Baseline::Host);
+        self.check_required(&offer, &cpuid)?;
+        topology::apply(&mut cpuid, Vendor::of(&offer), &self.topology, 0);
+        Ok(GuestCpu { cpuid, topology: self.topology })
+    }
+
+    /// Leaves in every register of features what the guest may have.
+    fn limit_features(&self, cpuid: &mut Cpuid) {
+        for place in feature::REGISTERS {
+            let Some(entry) = cpuid.get_mut(place.leaf, place.subleaf) else { continue };
+            let value = register_mut(entry, place.register);
+            for bit in 0..32 {
+                let bit = Bit { leaf: place.leaf, subleaf: place.subleaf, register: place.register, bit };
+                let known = Feature::of(&bit).is_some();
+                let allowed = match self.features.get(&bit) {
+                    Some(Setting::Off) => false,
+                    Some(Setting::On | Setting::Require) => known || !place.named_only,
+                    None => {
+                        leaves::is_repeated(&bit)
+                            || self.baseline.allows(&bit) && (known || !place.named_only)
+                    }
+                };
+                if !allowed {
+                    *value &= !bit.mask();
+                }
+            }
         }
-        topology::apply(&mut cpuid, vendor, &self.topology, id);
+        // Bits of other registers can be taken away too.
+        for (feature, setting) in self.features.iter() {
+            if setting == Setting::Off {
+                table::clear(cpuid, &feature.0);
+            }
+        }
+    }
+
+    fn check_required(&self, offer: &Cpuid, guest: &Cpuid) -> Result<(), ModelError> {
+        let required = || self.features.iter().filter(|(_, s)| *s == Setting::Require).map(|(f, _)| f);
+        let missing: Vec<_> = required().filter(|f| !has(offer, &f.0)).collect();
+        if !missing.is_empty() {
+            return Err(ModelError::Required { missing });
+        }
+        match required().find(|f| !has(guest, &f.0)) {
+            Some(feature) => Err(ModelError::Unmet { feature, needs: first_unmet(&feature.0, guest) }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The direct need of a feature that a guest does not have.
+fn first_unmet(bit: &Bit, guest: &Cpuid) -> Option<&'static Feature> {
+    let feature = Feature::of(bit)?;
+    depends::needs_of(feature).find(|need| !has(guest, &need.bit))
+}
+
+/// What a host offers, as far as it makes sense.
+fn offered(host: &Cpuid) -> Cpuid {
+    let mut offer = table::normal(host);
+    xstate::normal(&mut offer);
+    leaves::hypervisor(&mut offer);
+    if let Some(leaf) = offer.get_mut(1, 0) {
+        leaf.ecx |= HYPERVISOR;
+    }
+    depends::close(&mut offer);
+    offer
+}
+
+impl GuestCpu {
+    /// All answers of the vCPU with number (local APIC ID) `id`, one of [`Topology::apic_ids`].
+    pub fn for_vcpu(&self, id: u32) -> Cpuid {
+        let mut cpuid = self.cpuid.clone();
+        topology::apply(&mut cpuid, Vendor::of(&self.cpuid), &self.topology, id);
         cpuid
+    }
+
+    /// The features that the guest sees.
+    pub fn features(&self) -> impl Iterator<Item = &'static Feature> {
+        features().filter(|f| has(&self.cpuid, &f.bit))
+    }
+
+    /// Whether the guest sees the feature of this name.
+    pub fn has(&self, name: &str) -> bool {
+        Feature::named(name).is_some_and(|f| has(&self.cpuid, &f.bit))
+    }
+
+    /// How its vCPUs are grouped.
+    pub fn topology(&self) -> Topology {
+        self.topology
     }
 }
 
 /// Leaf 1 ECX: running under a hypervisor.
 const HYPERVISOR: u32 = 1 << 31;
-/// Leaf 1 ECX: the local APIC timer's TSC-deadline mode.
-const TSC_DEADLINE: u32 = 1 << 24;
-
-fn set(register: &mut u32, bits: u32, on: bool) {
-    if on {
-        *register |= bits;
-    } else {
-        *register &= !bits;
-    }
-}
 
 /// Whose conventions a processor follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,16 +208,6 @@ impl Vendor {
             _ => Self::Intel,
         }
     }
-}
-
-/// The highest leaf of the basic (`from` 0) or extended (`from` 0x8000_0000) range.
-fn max_leaf(cpuid: &Cpuid, from: u32) -> u32 {
-    cpuid.get(from, 0).map_or(0, |e| e.eax)
-}
-
-/// Removes all entries of `leaf`: it answers zeros.
-fn remove(cpuid: &mut Cpuid, leaf: u32) {
-    cpuid.0.retain(|e| e.leaf != leaf);
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 use super::*;
 use drystone_hypervisor::CpuidEntry;
 
+mod recorded;
+
 fn entry(leaf: u32, subleaf: Option<u32>, [eax, ebx, ecx, edx]: [u32; 4]) -> CpuidEntry {
     CpuidEntry { leaf, subleaf, eax, ebx, ecx, edx }
 }
@@ -28,8 +30,19 @@ fn intel() -> Cpuid {
         entry(0xb, Some(0), [1, 2, 0x100, 7]),
         entry(0xb, Some(1), [4, 16, 0x201, 7]),
         entry(0xb, Some(2), [0, 0, 2, 7]),
-        entry(0xd, Some(0), [0x2e7, 0xa88, 0x2a88, 0]),
-        entry(0xd, Some(1), [0xf, 0x990, 0x1800, 0]),
+        entry(0xd, Some(0), [0x6_02ff, 0x240, 0x2b00, 0]),
+        entry(0xd, Some(1), [0x1f, 0x240, 0x1800, 0]),
+        entry(0xd, Some(2), [0x100, 0x240, 0, 0]),
+        entry(0xd, Some(3), [0x40, 0x3c0, 0, 0]),
+        entry(0xd, Some(4), [0x40, 0x400, 0, 0]),
+        entry(0xd, Some(5), [0x40, 0x440, 0, 0]),
+        entry(0xd, Some(6), [0x200, 0x480, 0, 0]),
+        entry(0xd, Some(7), [0x400, 0x680, 0, 0]),
+        entry(0xd, Some(9), [8, 0xa80, 0, 0]),
+        entry(0xd, Some(11), [0x10, 0, 1, 0]),
+        entry(0xd, Some(12), [0x18, 0, 1, 0]),
+        entry(0xd, Some(17), [0x40, 0xac0, 2, 0]),
+        entry(0xd, Some(18), [0x2000, 0xb00, 6, 0]),
         entry(0x12, Some(0), [1, 1, 1, 1]),
         entry(0x14, Some(0), [1, 0xf, 7, 0]),
         entry(0x1d, Some(0), [1, 0, 0, 0]),
@@ -57,7 +70,12 @@ fn amd() -> Cpuid {
         entry(7, Some(0), [0, 0x219c_91a9, 0x0040_0798, 0x10]),
         entry(0xb, Some(0), [1, 2, 0x100, 7]),
         entry(0xb, Some(1), [4, 16, 0x201, 7]),
-        entry(0xd, Some(0), [7, 0x340, 0x988, 0]),
+        entry(0xd, Some(0), [0x207, 0x240, 0x988, 0]),
+        entry(0xd, Some(1), [0xf, 0x240, 0x1800, 0]),
+        entry(0xd, Some(2), [0x100, 0x240, 0, 0]),
+        entry(0xd, Some(9), [8, 0x980, 0, 0]),
+        entry(0xd, Some(11), [0x10, 0, 1, 0]),
+        entry(0xd, Some(12), [0x18, 0, 1, 0]),
         entry(0x4000_0000, None, [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x4d]),
         entry(0x4000_0001, None, [0x0100_7efb, 0, 0, 0]),
         entry(0x8000_0000, None, [0x8000_0023, 0x6874_7541, 0x444d_4163, 0x6974_6e65]),
@@ -81,6 +99,11 @@ fn amd() -> Cpuid {
 
 fn model(sockets: u32, cores: u32, threads: u32) -> CpuModel {
     CpuModel::with_topology(Topology::new(sockets, cores, threads).unwrap())
+}
+
+/// What vCPU `id` of `model` sees on `host`.
+fn seen(model: &CpuModel, host: &Cpuid, id: u32) -> Cpuid {
+    model.on(host).unwrap().for_vcpu(id)
 }
 
 fn get(cpuid: &Cpuid, leaf: u32, subleaf: u32) -> CpuidEntry {
@@ -110,7 +133,7 @@ fn every_vcpu_finds_its_place_and_all_leaves_agree() {
         assert_eq!(ids.len() as u32, sockets * cores * threads);
         let mut places = Vec::new();
         for &id in &ids {
-            let (on_intel, on_amd) = (model.for_vcpu(&intel(), id), model.for_vcpu(&amd(), id));
+            let (on_intel, on_amd) = (seen(&model, &intel(), id), seen(&model, &amd(), id));
             for cpuid in [&on_intel, &on_amd] {
                 assert_eq!(get(cpuid, 1, 0).ebx >> 24, id, "initial APIC ID");
                 assert_eq!(get(cpuid, 0xb, 0).edx, id);
@@ -134,12 +157,12 @@ fn every_vcpu_finds_its_place_and_all_leaves_agree() {
 #[test]
 fn a_single_processor_is_one() {
     for host in [intel(), amd()] {
-        let cpuid = CpuModel::new(1).unwrap().for_vcpu(&host, 0);
+        let cpuid = seen(&CpuModel::new(1).unwrap(), &host, 0);
         let leaf = get(&cpuid, 1, 0);
         assert_eq!((leaf.edx >> 28 & 1, leaf.ebx >> 16), (0, 1), "no HTT, one logical processor");
         assert_eq!(get(&cpuid, 0xb, 1), entry(0xb, Some(1), [0, 1, 0x201, 0]));
     }
-    let cpuid = CpuModel::new(1).unwrap().for_vcpu(&amd(), 0);
+    let cpuid = seen(&CpuModel::new(1).unwrap(), &amd(), 0);
     assert_eq!(get(&cpuid, 0x8000_0001, 0).ecx & 2, 0, "no CMP_LEGACY");
     assert_eq!(get(&cpuid, 0x8000_0008, 0).ecx, 0);
 }
@@ -148,7 +171,7 @@ fn a_single_processor_is_one() {
 fn the_older_topology_fields_say_the_same() {
     // 6 threads in 3 bits.
     let model = model(2, 3, 2);
-    let cpuid = model.for_vcpu(&intel(), 8);
+    let cpuid = seen(&model, &intel(), 8);
     assert_eq!(get(&cpuid, 1, 0).ebx, 0x0808_0800, "ID 8, 8 addressable, CLFLUSH and brand kept");
     assert_eq!(get(&cpuid, 1, 0).edx >> 28 & 1, 1, "HTT");
     let caches: Vec<u32> = (0..5).map(|i| get(&cpuid, 4, i).eax).collect();
@@ -156,7 +179,7 @@ fn the_older_topology_fields_say_the_same() {
     assert_eq!(caches, [0x0c00_4121, 0x0c00_4122, 0x0c00_4143, 0x0c01_c163, 0]);
     assert_eq!(get(&cpuid, 4, 3).ecx, 0x1dfff, "size kept");
 
-    let cpuid = model.for_vcpu(&amd(), 8);
+    let cpuid = seen(&model, &amd(), 8);
     assert_eq!(get(&cpuid, 0x8000_0008, 0).ecx, 0x3005, "6 threads, 3 bits");
     assert_eq!(get(&cpuid, 0x8000_0008, 0).eax, 0x3030, "address sizes kept");
     assert_eq!(get(&cpuid, 0x8000_0001, 0).ecx & 2, 2, "CMP_LEGACY");
@@ -164,7 +187,7 @@ fn the_older_topology_fields_say_the_same() {
     assert_eq!(caches, [0x4121, 0x4122, 0x4143, 0x1c163, 0]);
     assert!(cpuid.get(0x8000_0026, 0).is_none());
     // More cores than the field holds.
-    let cpuid = CpuModel::new(200).unwrap().for_vcpu(&intel(), 0);
+    let cpuid = seen(&CpuModel::new(200).unwrap(), &intel(), 0);
     assert_eq!(get(&cpuid, 4, 0).eax, 0xfc00_0121);
     assert_eq!(get(&cpuid, 1, 0).ebx >> 16 & 0xff, 255);
 }
@@ -174,22 +197,22 @@ fn leaves_beyond_the_hosts_last_are_not_invented() {
     let mut host = intel();
     host.get_mut(0, 0).unwrap().eax = 0xd;
     host.0.retain(|e| e.leaf != 0x1f);
-    let cpuid = CpuModel::new(2).unwrap().for_vcpu(&host, 1);
+    let cpuid = seen(&CpuModel::new(2).unwrap(), &host, 1);
     assert!(cpuid.get(0xb, 0).is_some() && cpuid.get(0x1f, 0).is_none());
     host.get_mut(0, 0).unwrap().eax = 0xa;
-    assert!(CpuModel::new(2).unwrap().for_vcpu(&host, 1).get(0xb, 0).is_none());
+    assert!(seen(&CpuModel::new(2).unwrap(), &host, 1).get(0xb, 0).is_none());
 
     let mut host = amd();
     host.get_mut(0x8000_0001, 0).unwrap().ecx &= !(1 << 22);
-    let cpuid = CpuModel::new(2).unwrap().for_vcpu(&host, 1);
+    let cpuid = seen(&CpuModel::new(2).unwrap(), &host, 1);
     assert!(cpuid.get(0x8000_001d, 0).is_none() && cpuid.get(0x8000_001e, 0).is_none());
     let mut host = amd();
     host.get_mut(0x8000_0000, 0).unwrap().eax = 0x8000_000a;
-    let cpuid = CpuModel::new(2).unwrap().for_vcpu(&host, 1);
+    let cpuid = seen(&CpuModel::new(2).unwrap(), &host, 1);
     assert!(cpuid.get(0x8000_001e, 0).is_none());
     assert_eq!(get(&cpuid, 0x8000_0001, 0).ecx >> 22 & 1, 0, "no extensions without their leaves");
     // Nothing at all: no panic.
-    assert!(CpuModel::new(2).unwrap().for_vcpu(&Cpuid::default(), 1).0.is_empty());
+    assert!(seen(&CpuModel::new(2).unwrap(), &Cpuid::default(), 1).0.is_empty());
 }
 
 /// The bits of `after` that are clear though `before` has them.
@@ -199,33 +222,34 @@ fn lost(before: u32, after: u32) -> Vec<u32> {
 
 #[test]
 fn host_only_features_are_gone_and_all_others_stay() {
-    let cpuid = CpuModel::new(2).unwrap().for_vcpu(&intel(), 0);
+    let cpuid = seen(&CpuModel::new(2).unwrap(), &intel(), 0);
     let one = get(&cpuid, 1, 0);
     assert_eq!(one.eax, 0x000c_06f2, "family, model and stepping");
     // VMX is 5, OSXSAVE 27; TSC-deadline (24), x2APIC (21) and hypervisor (31) are there.
     assert_eq!(lost(ALL, one.ecx), [2, 3, 4, 5, 6, 7, 8, 10, 11, 14, 15, 18, 27]);
-    assert_eq!(lost(ALL, one.edx), [18, 21, 22, 29, 31]);
+    assert_eq!(lost(ALL, one.edx), [18, 21, 22, 29, 30, 31]);
     let seven = get(&cpuid, 7, 0);
     assert_eq!(lost(ALL, seven.ebx), [2, 12, 15, 25]);
-    assert_eq!(lost(ALL, seven.ecx), [4, 13, 23, 30]);
-    assert_eq!(lost(ALL, seven.edx), [1, 15, 18, 19]);
+    assert_eq!(lost(ALL, seven.ecx), [4, 13, 23, 29, 30, 31]);
+    assert_eq!(lost(ALL, seven.edx), [1, 5, 15, 18, 19, 30]);
     assert_eq!(get(&cpuid, 6, 0), entry(6, None, [4, 0, 0, 0]), "only ARAT");
     for leaf in [3, 5, 0xa, 0x12, 0x14] {
         assert!(cpuid.get(leaf, 0).is_none(), "{leaf:#x}");
     }
-    let untouched = [(0, 0), (2, 0), (7, 1), (7, 2), (0xd, 0), (0xd, 1), (0x1d, 0)];
+    let untouched = [(0, 0), (2, 0), (7, 1), (7, 2), (0xd, 0), (0xd, 1), (0xd, 18), (0x1d, 0)];
     let extended =
         [0x4000_0000, 0x4000_0001, 0x8000_0000, 0x8000_0001, 0x8000_0002, 0x8000_0006, 0x8000_0008];
     for (leaf, subleaf) in untouched.into_iter().chain(extended.map(|leaf| (leaf, 0))) {
         assert_eq!(cpuid.get(leaf, subleaf), intel().get(leaf, subleaf), "{leaf:#x}");
     }
 
-    let cpuid = CpuModel::new(2).unwrap().for_vcpu(&amd(), 0);
+    let cpuid = seen(&CpuModel::new(2).unwrap(), &amd(), 0);
     let extended = get(&cpuid, 0x8000_0001, 0);
-    assert_eq!(lost(ALL, extended.ecx), [2, 10, 12, 13, 15, 19, 23, 24, 27, 28, 29, 30]);
-    assert_eq!(extended.edx, 0x2fd3_fbff);
+    assert_eq!(lost(ALL, extended.ecx), [2, 3, 10, 12, 13, 15, 19, 23, 24, 27, 28, 29, 30]);
+    assert_eq!(extended.edx, 0x2fd3_fbff & !(1 << 19));
     assert_eq!(get(&cpuid, 0x8000_0007, 0), entry(0x8000_0007, None, [0, 0, 0, 0x100]), "invariant TSC");
-    assert_eq!(get(&cpuid, 0x8000_0008, 0).ebx, 0x111e_f657, "speculation controls");
+    let speculation = get(&cpuid, 0x8000_0008, 0).ebx;
+    assert_eq!(lost(0x111e_f657, speculation), [1, 4, 6], "IRPERF, RDPRU, MBA");
     for leaf in [0x8000_000a, 0x8000_001b, 0x8000_001f, 0x8000_0022] {
         assert!(cpuid.get(leaf, 0).is_none(), "{leaf:#x}");
     }
@@ -233,22 +257,25 @@ fn host_only_features_are_gone_and_all_others_stay() {
 }
 
 #[test]
-fn what_the_hypervisor_brings_is_said_even_if_the_host_table_does_not() {
+fn nothing_is_there_that_the_host_does_not_offer_but_that_there_is_a_hypervisor() {
     let mut host = intel();
     host.get_mut(1, 0).unwrap().ecx = 0;
+    assert_eq!(get(&seen(&CpuModel::new(1).unwrap(), &host, 0), 1, 0).ecx, 1 << 31);
+}
+
+#[test]
+fn nested_virtualisation_is_only_there_if_asked_for() {
     let mut model = CpuModel::new(1).unwrap();
-    assert_eq!(get(&model.for_vcpu(&host, 0), 1, 0).ecx, 1 << 31 | 1 << 24);
-    model.tsc_deadline = false;
-    assert_eq!(get(&model.for_vcpu(&intel(), 0), 1, 0).ecx >> 24 & 1, 0);
-    model.nested = true;
-    assert_eq!(get(&model.for_vcpu(&intel(), 0), 1, 0).ecx >> 5 & 1, 1, "VMX");
-    assert_eq!(model.for_vcpu(&amd(), 0).get(0x8000_000a, 0), amd().get(0x8000_000a, 0), "SVM");
+    assert!(!model.on(&intel()).unwrap().has("vmx") && !model.on(&amd()).unwrap().has("svm"));
+    model.features = "+vmx,+svm".parse().unwrap();
+    assert!(model.on(&intel()).unwrap().has("vmx"));
+    assert_eq!(seen(&model, &amd(), 0).get(0x8000_000a, 0), amd().get(0x8000_000a, 0), "SVM's details");
 }
 
 #[test]
 fn an_answer_is_never_there_twice() {
     for host in [intel(), amd()] {
-        let cpuid = model(2, 3, 2).for_vcpu(&host, 9);
+        let cpuid = seen(&model(2, 3, 2), &host, 9);
         let mut keys: Vec<_> = cpuid.0.iter().map(|e| (e.leaf, e.subleaf)).collect();
         keys.sort();
         let all = keys.len();

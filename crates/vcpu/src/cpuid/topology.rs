@@ -66,6 +66,11 @@ impl Topology {
         if last > Self::LAST_APIC_ID { Err(too_many) } else { Ok(topology) }
     }
 
+    /// One processor.
+    pub const fn single() -> Self {
+        Self { sockets: 1, cores: 1, threads: 1 }
+    }
+
     /// How many vCPUs there are.
     pub fn vcpus(&self) -> u32 {
         self.sockets * self.cores * self.threads
