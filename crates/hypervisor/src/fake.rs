@@ -12,7 +12,8 @@
 //! - [`Vcpu::restore`](crate::Vcpu::restore) takes the registers over and **starts the program from the beginning**.
 //! - A program that computes for ever without one operation on its `GuestCpu` cannot be kicked out of it. One that
 //!   operates for ever runs out of its step budget, and its vCPU fails.
-//! - Interrupt inputs are edge-triggered, shared by all vCPUs, and taken by the first that asks.
+//! - Interrupt inputs are edge-triggered, shared by all vCPUs, and taken by the first that asks. Interrupt messages
+//!   reach the vCPU that they are for. Either is taken when the guest asks, and never interrupts it.
 //! - No figure measured on it says anything about a real hypervisor.
 
 mod cpu;
@@ -20,6 +21,7 @@ mod irq;
 mod memory;
 mod recorder;
 mod rendezvous;
+mod route;
 mod script;
 mod vcpu;
 mod vm;
@@ -120,7 +122,15 @@ impl Hypervisor for FakeHypervisor {
         "fake"
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(vm::MAX_VCPUS, memory::MAX_SLOTS, true)
+        Capabilities {
+            max_vcpus: vm::MAX_VCPUS,
+            memory_slots: memory::MAX_SLOTS,
+            irqchip: true,
+            split_irqchip: true,
+            msi: true,
+            msr_filter: true,
+            notify_stopped: true,
+        }
     }
     fn supported_cpuid(&self) -> Result<Cpuid, Error> {
         Ok(self.cpuid.clone())

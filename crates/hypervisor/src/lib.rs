@@ -7,18 +7,24 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
 
+mod config;
 mod cpuid;
 mod error;
 #[cfg(feature = "fake")]
 pub mod fake;
 mod guard;
+mod msi;
+mod msr;
 mod regs;
 mod vcpu;
 mod vm;
 
+pub use config::{Capabilities, InterruptControllers, VmConfig};
 pub use cpuid::{Cpuid, CpuidEntry};
 pub use error::{Error, GuestContext, RunError};
 pub use guard::Guard;
+pub use msi::{Msi, MsiRoute};
+pub use msr::{MsrAccess, MsrAction, MsrFilter, MsrRange};
 pub use regs::{DescriptorTable, Msr, Regs, Segment, Sregs};
 pub use vcpu::{Exit, IoHandler, Kicker, Vcpu};
-pub use vm::{Capabilities, Datamatch, Hypervisor, IoAddress, MapOptions, Vm, VmConfig};
+pub use vm::{Datamatch, Hypervisor, IoAddress, MapOptions, Vm};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Exit {
-    /// A port or memory access was handed to the [`IoHandler`]. The instruction completes when the vCPU next runs.
+    /// An access was handed to the [`IoHandler`]. The instruction completes when the vCPU next runs.
     Io,
     /// A [`Kicker`] asked for it, or a signal did. Every I/O instruction is complete: the state may be read.
     Interrupted,
@@ -16,9 +16,15 @@ pub enum Exit {
     Shutdown,
     /// A debug event (single step or breakpoint) that the VMM asked for.
     Debug,
+    /// The guest acknowledged a level-triggered interrupt of an I/O APIC that is the VMM's
+    /// ([`InterruptControllers::Split`](crate::InterruptControllers::Split)).
+    IoApicEoi {
+        /// The interrupt's vector.
+        vector: u8,
+    },
 }
 
-/// Answers a vCPU's accesses to what is not RAM.
+/// Answers a vCPU's accesses to what is not RAM, and to registers that the VM's configuration hands over.
 ///
 /// `data` is one access, 1 to 8 bytes, little endian; a string instruction arrives as that many accesses.
 pub trait IoHandler {
@@ -30,6 +36,17 @@ pub trait IoHandler {
     fn mmio_read(&mut self, addr: u64, data: &mut [u8]);
     /// A store to a guest-physical address.
     fn mmio_write(&mut self, addr: u64, data: &[u8]);
+    /// RDMSR of a register that [`MsrFilter`](crate::MsrFilter) hands over: its value, or `None` for a general
+    /// protection fault.
+    fn rdmsr(&mut self, index: u32) -> Option<u64> {
+        let _ = index;
+        None
+    }
+    /// WRMSR of such a register: whether it is accepted. If not, the guest gets a general protection fault.
+    fn wrmsr(&mut self, index: u32, value: u64) -> bool {
+        let _ = (index, value);
+        false
+    }
 }
 
 /// Gets a vCPU out of the guest, from any thread.
@@ -48,7 +65,7 @@ pub trait Vcpu: Send {
     /// The number it was created with; its local APIC's ID.
     fn id(&self) -> u32;
 
-    /// Runs the guest until the first exit. Port and memory accesses are handed to `io` before it returns.
+    /// Runs the guest until the first exit. Accesses are handed to `io` before it returns.
     /// Returns at once with [`Exit::Interrupted`] if a kick is latched, after completing any pending I/O instruction.
     ///
     /// # Errors
@@ -98,6 +115,21 @@ pub trait Vcpu: Send {
     /// # Errors
     /// [`Error::Invalid`] naming the first register that cannot be set; those before it are set.
     fn set_msrs(&mut self, msrs: &[Msr]) -> Result<(), Error>;
+
+    /// Lets a secondary vCPU run from its registers at once. Without it, one with a local APIC waits until another vCPU
+    /// starts it, as on hardware (INIT and SIPI, Intel SDM volume 3, 9.4).
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the host refuses.
+    fn start(&mut self) -> Result<(), Error>;
+
+    /// Tells the guest, before it runs on, that it was stopped from outside for a while, so that its watchdogs do not take
+    /// that for a lock-up. Does nothing for a guest without a paravirtual clock to be told through, or on a host that
+    /// cannot tell it ([`Capabilities::notify_stopped`](crate::Capabilities::notify_stopped)).
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the host refuses.
+    fn notify_stopped(&mut self) -> Result<(), Error>;
 
     /// The complete state: all of the above but CPUID, and everything else that the guest could notice.
     ///

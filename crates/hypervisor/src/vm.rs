@@ -1,51 +1,8 @@
-use crate::{Cpuid, Error, Guard, Vcpu};
+use crate::{Capabilities, Cpuid, Error, Guard, Msi, MsiRoute, Vcpu, VmConfig};
 use drystone_memory::Backed;
 use drystone_state::Blob;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
-
-/// What the host's hypervisor can do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Capabilities {
-    /// The most vCPUs that a VM may have.
-    pub max_vcpus: u32,
-    /// The most memory ranges that can be mapped at a time.
-    pub memory_slots: u32,
-    /// The hypervisor itself can be an interrupt controller (PIC, I/O APIC, local APICs).
-    pub irqchip: bool,
-}
-
-impl Capabilities {
-    /// For back ends.
-    pub fn new(max_vcpus: u32, memory_slots: u32, irqchip: bool) -> Self {
-        Self { max_vcpus, memory_slots, irqchip }
-    }
-}
-
-/// What is fixed when a VM is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct VmConfig {
-    /// PIC, I/O APIC and local APICs in the hypervisor. Without them HLT exits and there are no interrupts.
-    pub irqchip: bool,
-    /// An 8254 timer in the hypervisor; needs `irqchip`.
-    pub pit: bool,
-}
-
-impl Default for VmConfig {
-    /// A PC: interrupt controllers and timer in the hypervisor.
-    fn default() -> Self {
-        Self { irqchip: true, pit: true }
-    }
-}
-
-impl VmConfig {
-    /// No interrupt controller and no timer: the smallest machine, for guests that only compute and do I/O.
-    pub fn bare() -> Self {
-        Self { irqchip: false, pit: false }
-    }
-}
 
 /// How a memory range is mapped.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,7 +57,8 @@ pub trait Hypervisor: Send + Sync {
     /// Makes a VM without vCPUs and memory.
     ///
     /// # Errors
-    /// [`Error::Missing`] for what the host lacks, [`Error::Call`] when it refuses.
+    /// [`Error::Missing`] for what the host lacks, [`Error::Invalid`] for what makes no sense, [`Error::Call`] when the
+    /// host refuses.
     fn create_vm(&self, config: &VmConfig) -> Result<Arc<dyn Vm>, Error>;
 }
 
@@ -122,14 +80,26 @@ pub trait Vm: Send + Sync {
     /// Sets the level of an interrupt line (GSI: a PIC or I/O APIC input).
     ///
     /// # Errors
-    /// [`Error::Call`], also for a VM without interrupt controllers.
+    /// [`Error::Call`], also for a VM without such interrupt controllers.
     fn set_irq_line(&self, gsi: u32, high: bool) -> Result<(), Error>;
 
     /// Pulses `gsi` whenever `event` is written, until the guard is dropped.
     ///
     /// # Errors
-    /// [`Error::Call`], also for a VM without interrupt controllers.
+    /// [`Error::Call`], also for a VM without such interrupt controllers.
     fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<Guard, Error>;
+
+    /// Sends an interrupt message once. One that no local APIC takes is lost, as on hardware: that is no error.
+    ///
+    /// # Errors
+    /// [`Error::Call`], also for a VM without local APICs.
+    fn signal_msi(&self, message: Msi) -> Result<(), Error>;
+
+    /// Makes a message of its own for `event`: masked at first, see [`MsiRoute::set`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there are too many, [`Error::Call`], also for a VM without local APICs.
+    fn create_msi_route(&self, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error>;
 
     /// Writes `event` whenever the guest writes to `addr` (of the value in `datamatch`, if given), without an exit,
     /// until the guard is dropped.

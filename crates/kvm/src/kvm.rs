@@ -85,11 +85,16 @@ impl Hypervisor for Kvm {
 
     fn capabilities(&self) -> Capabilities {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Capabilities::new(
-            count(self.kvm.get_max_vcpus()),
-            count(self.kvm.get_nr_memslots()),
-            self.kvm.check_extension(Cap::Irqchip) && self.kvm.check_extension(Cap::Irqfd),
-        )
+        let has = |cap| self.kvm.check_extension(cap);
+        let mut capabilities = Capabilities::default();
+        capabilities.max_vcpus = count(self.kvm.get_max_vcpus());
+        capabilities.memory_slots = count(self.kvm.get_nr_memslots());
+        capabilities.irqchip = has(Cap::Irqchip) && has(Cap::Irqfd);
+        capabilities.split_irqchip = has(Cap::SplitIrqchip) && has(Cap::Irqfd);
+        capabilities.msi = has(Cap::SignalMsi) && has(Cap::IrqRouting) && has(Cap::Irqfd);
+        capabilities.msr_filter = has(Cap::X86UserSpaceMsr) && has(Cap::X86MsrFilter);
+        capabilities.notify_stopped = has(Cap::KvmclockCtrl);
+        capabilities
     }
 
     fn supported_cpuid(&self) -> Result<Cpuid, Error> {

@@ -12,8 +12,8 @@ use crate::vm::{Shared, lock};
 use drystone_hypervisor::{Cpuid, Error, Exit, IoHandler, Kicker, Msr, Regs, RunError, Sregs, Vcpu};
 use drystone_state::Blob;
 use kick::{Latch, RunPage};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state};
+use kvm_ioctls::{Cap, VcpuFd};
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 
@@ -117,6 +117,26 @@ impl Vcpu for KvmVcpu {
 
     fn set_msrs(&mut self, msrs: &[Msr]) -> Result<(), Error> {
         msrs::write(self, msrs)
+    }
+
+    fn start(&mut self) -> Result<(), Error> {
+        // Without local APICs there is no state to leave, and KVM refuses to set one.
+        if !self.vm.config.has_interrupts() {
+            return Ok(());
+        }
+        let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+        self.fd.set_mp_state(runnable).map_err(call(|| self.attempt("set the MP state")))
+    }
+
+    fn notify_stopped(&mut self) -> Result<(), Error> {
+        if !self.vm.fd.check_extension(Cap::KvmclockCtrl) {
+            return Ok(());
+        }
+        match self.fd.kvmclock_ctrl() {
+            // The guest has no kvm-clock, or not yet.
+            Err(e) if e.errno() == libc::EINVAL => Ok(()),
+            done => done.map_err(call(|| self.attempt("tell the guest of the stop"))),
+        }
     }
 
     fn save(&self) -> Result<Blob, Error> {

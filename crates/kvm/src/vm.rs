@@ -1,14 +1,19 @@
+mod create;
 mod events;
+mod msr_filter;
+mod routes;
 mod slots;
 mod state;
 
 use crate::error::{call, invalid};
 use crate::vcpu::KvmVcpu;
-use drystone_hypervisor::{Datamatch, Error, Guard, IoAddress, MapOptions, Vcpu, Vm, VmConfig};
-use drystone_memory::{Backed, Layout};
+use drystone_hypervisor::{
+    Datamatch, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi, MsiRoute, Vcpu, Vm, VmConfig,
+};
+use drystone_memory::Backed;
 use drystone_state::Blob;
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_pit_config};
-use kvm_ioctls::{Cap, VmFd};
+use kvm_ioctls::VmFd;
+use routes::Routes;
 use slots::Slots;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -22,7 +27,8 @@ pub(crate) struct Shared {
     /// Dropped before the regions that `slots` keeps alive; see there.
     pub(crate) fd: VmFd,
     pub(crate) slots: Slots,
-    config: VmConfig,
+    pub(crate) config: VmConfig,
+    routes: Routes,
     /// The MSRs that this host's KVM can save.
     pub(crate) msr_list: Vec<u32>,
     /// Size in bytes of the XSAVE area (KVM_CAP_XSAVE2); `None` on a KVM that only knows the classic 4096 bytes.
@@ -38,66 +44,9 @@ pub(crate) struct KvmVm {
 
 impl KvmVm {
     pub(crate) fn new(kvm: &kvm_ioctls::Kvm, config: &VmConfig) -> Result<Self, Error> {
-        if config.pit && !config.irqchip {
-            return Err(invalid("create a VM", "its timer needs its interrupt controllers"));
-        }
-        let fd = create_vm(kvm)?;
-        // Intel processors without "unrestricted guest" borrow these pages for real mode; others ignore them. Both
-        // calls must come before the first vCPU, the irqchip too.
-        let tss = Layout::KVM_RESERVED.start;
-        let identity_map = Layout::KVM_RESERVED.end - 0x1000;
-        if fd.check_extension(Cap::SetIdentityMapAddr) {
-            fd.set_identity_map_address(identity_map)
-                .map_err(call(|| format!("place KVM's identity map at {identity_map:#x}")))?;
-        }
-        fd.set_tss_address(tss as usize)
-            .map_err(call(|| format!("place KVM's task state segment at {tss:#x}")))?;
-        if config.irqchip {
-            create_interrupt_controllers(&fd, config)?;
-        }
-        let msrs = kvm.get_msr_index_list().map_err(call(|| "list the host's MSRs"))?;
-        // Older kernels do not list it.
-        let mut msr_list = msrs.as_slice().to_vec();
-        if !msr_list.contains(&TSC_DEADLINE) {
-            msr_list.push(TSC_DEADLINE);
-        }
-        let shared = Shared {
-            xsave_size: usize::try_from(fd.check_extension_int(Cap::Xsave2)).ok().filter(|&n| n > 0),
-            fd,
-            slots: Slots::new(kvm.get_nr_memslots()),
-            config: *config,
-            msr_list,
-        };
-        let vcpus = Mutex::default();
-        Ok(Self { shared: Arc::new(shared), vcpus, max_vcpu_id: kvm.get_max_vcpu_id() })
+        let shared = Arc::new(create::create(kvm, config)?);
+        Ok(Self { shared, vcpus: Mutex::default(), max_vcpu_id: kvm.get_max_vcpu_id() })
     }
-}
-
-/// Making a VM takes the host a while, and gives up when a signal comes: that is no reason to fail.
-fn create_vm(kvm: &kvm_ioctls::Kvm) -> Result<VmFd, Error> {
-    loop {
-        match kvm.create_vm() {
-            Err(e) if e.errno() == libc::EINTR => {}
-            done => return done.map_err(call(|| "create a VM")),
-        }
-    }
-}
-
-fn create_interrupt_controllers(fd: &VmFd, config: &VmConfig) -> Result<(), Error> {
-    let missing = |what: &str| Error::Missing { what: what.into() };
-    if !fd.check_extension(Cap::Irqchip) || !fd.check_extension(Cap::Irqfd) {
-        return Err(missing("interrupt controllers (KVM_CAP_IRQCHIP, KVM_CAP_IRQFD)"));
-    }
-    fd.create_irq_chip().map_err(call(|| "create the interrupt controllers"))?;
-    if !config.pit {
-        return Ok(());
-    }
-    if !fd.check_extension(Cap::Pit2) {
-        return Err(missing("timer (KVM_CAP_PIT2)"));
-    }
-    // The dummy answers port 0x61 inside KVM: Linux polls it to calibrate its clocks.
-    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-    fd.create_pit2(pit).map_err(call(|| "create the timer"))
 }
 
 impl Vm for KvmVm {
@@ -121,12 +70,20 @@ impl Vm for KvmVm {
 
     fn set_irq_line(&self, gsi: u32, high: bool) -> Result<(), Error> {
         let attempt = || format!("set interrupt line {gsi}");
-        self.shared.needs_irqchip(attempt)?;
+        self.shared.needs_lines(attempt)?;
         self.shared.fd.set_irq_line(gsi, high).map_err(call(attempt))
     }
 
     fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<Guard, Error> {
         events::register_irqfd(&self.shared, event, gsi)
+    }
+
+    fn signal_msi(&self, message: Msi) -> Result<(), Error> {
+        routes::signal(&self.shared, message)
+    }
+
+    fn create_msi_route(&self, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error> {
+        routes::create(&self.shared, event)
     }
 
     fn register_ioeventfd(
@@ -152,16 +109,20 @@ impl Vm for KvmVm {
 }
 
 impl Shared {
-    pub(crate) fn has_irqchip(&self) -> bool {
-        self.config.irqchip
-    }
-
-    fn needs_irqchip(&self, attempt: impl FnOnce() -> String) -> Result<(), Error> {
-        if self.config.irqchip {
+    /// What KVM says without them (EAGAIN, ENXIO, EINVAL) would not help anybody.
+    fn needs_local_apics(&self, attempt: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.config.has_interrupts() {
             return Ok(());
         }
-        // What KVM says (EAGAIN, ENXIO) would not help anybody.
         let cause = std::io::Error::other("the VM has no interrupt controllers");
+        Err(Error::Call { attempt: attempt(), cause })
+    }
+
+    fn needs_lines(&self, attempt: impl FnOnce() -> String) -> Result<(), Error> {
+        if self.config.interrupts == InterruptControllers::Full {
+            return Ok(());
+        }
+        let cause = std::io::Error::other("the VM has no interrupt controllers with lines");
         Err(Error::Call { attempt: attempt(), cause })
     }
 }

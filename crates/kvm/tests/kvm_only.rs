@@ -109,7 +109,7 @@ fn real_mode_runs() {
     let config = VmConfig::bare();
     // mov ax,0xffff; mov ds,ax; mov byte [0x30],0x5a (linear 0x100020); mov al,[0x32]; out 0x10,al; hlt
     let code = [0xb8, 0xff, 0xff, 0x8e, 0xd8, 0xc6, 0x06, 0x30, 0, 0x5a, 0xa0, 0x32, 0, 0xe6, 0x10, 0xf4];
-    let tiny = TinyVm::new(&backend, config, guest::spins());
+    let tiny = TinyVm::new(&backend, config.clone(), guest::spins());
     tiny.write(0x6_0000, &code);
     let mut vcpu = tiny.vm.create_vcpu(1).unwrap();
     let mut sregs = vcpu.sregs().unwrap();
@@ -228,11 +228,11 @@ fn the_state_is_more_than_registers() {
             .store_xmm0();
         let code = code.raw(&[0x0f, 0x21, 0xc0]).output(4).raw(&[0x44, 0x0f, 0x20, 0xc0]).output(1).hlt();
         let guest = Guest::machine_code(code).data(DATA, &vector);
-        let mut old = TinyVm::new(&backend, config, guest.clone());
+        let mut old = TinyVm::new(&backend, config.clone(), guest.clone());
         assert_eq!(old.vcpu().run(&mut IoLog::new()).unwrap(), Exit::Io);
         settle(old.vcpu());
         let (vm, vcpu) = (old.vm.save().unwrap(), old.vcpu().save().unwrap());
-        let mut new = TinyVm::new(&backend, config, guest.clone());
+        let mut new = TinyVm::new(&backend, config.clone(), guest.clone());
         new.vm.restore(&vm).unwrap();
         new.vcpu().restore(&vcpu).unwrap();
         assert_eq!(new.vcpu().sregs().unwrap().cr8, 5);

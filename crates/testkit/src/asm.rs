@@ -122,6 +122,10 @@ impl Asm {
         cli = [0xfa];
         /// IRETQ
         iretq = [0x48, 0xcf];
+        /// RDMSR
+        rdmsr = [0x0f, 0x32];
+        /// WRMSR
+        wrmsr = [0x0f, 0x30];
         /// PUSH RAX
         push_rax = [0x50];
         /// POP RAX

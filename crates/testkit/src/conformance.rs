@@ -8,6 +8,8 @@ mod events;
 mod exits;
 mod kicks;
 mod memory;
+mod messages;
+mod msrs;
 mod smp;
 mod state;
 
@@ -15,6 +17,8 @@ pub use events::*;
 pub use exits::*;
 pub use kicks::*;
 pub use memory::*;
+pub use messages::*;
+pub use msrs::*;
 pub use smp::*;
 pub use state::*;
 
@@ -67,6 +71,10 @@ macro_rules! conformance_tests {
             a_guard_outlives_its_vm
             events_and_lines_reach_a_halted_guest interrupts_survive_a_save
             interrupts_need_a_controller doorbells_ring_for_what_they_match doorbells_do_not_collide
+            messages_reach_their_vcpu a_message_can_be_an_nmi an_event_sends_its_message a_masked_event_waits
+            lines_and_messages_live_together messages_need_a_local_apic
+            msrs_are_the_hypervisors msrs_that_are_handed_over_are_the_vmms msrs_that_are_refused_fault
+            unknown_msrs_can_be_handed_over
             two_vcpus_run_at_once a_number_is_used_once
         }
     };

@@ -5,6 +5,12 @@ use drystone_hypervisor::Regs;
 use drystone_hypervisor::fake::GuestCpu;
 use std::sync::Arc;
 
+mod messages;
+mod msrs;
+
+pub use messages::{FIRST_VECTOR, messages};
+pub use msrs::{FAULT_PORT, MsrOp, VALUE_PORT, msrs};
+
 type FakeGuest = Arc<dyn Fn(&mut GuestCpu) + Send + Sync>;
 
 /// A guest program twice: as machine code for a CPU and as a closure for the fake one. Both make the same accesses in

@@ -1,4 +1,5 @@
 use drystone_hypervisor::IoHandler;
+use std::collections::BTreeMap;
 
 /// One access of a guest that left it. Data is little endian and as wide as the access.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,11 +12,17 @@ pub enum Access {
     Load(u64, Vec<u8>),
     /// A store to a guest-physical address.
     Store(u64, Vec<u8>),
+    /// RDMSR, with the answer.
+    ReadMsr(u32, Option<u64>),
+    /// WRMSR, and whether it was accepted.
+    WriteMsr(u32, u64, bool),
 }
 
 /// An [`IoHandler`] that writes everything down, and answers reads with 0xa0, 0xa1, … so that every byte differs.
 #[derive(Debug, Default)]
 pub struct IoLog {
+    /// The model-specific registers that it has, with their values.
+    pub msrs: BTreeMap<u32, u64>,
     accesses: Vec<Access>,
     answers: u8,
 }
@@ -60,5 +67,15 @@ impl IoHandler for IoLog {
     }
     fn mmio_write(&mut self, addr: u64, data: &[u8]) {
         self.accesses.push(Access::Store(addr, data.to_vec()));
+    }
+    fn rdmsr(&mut self, index: u32) -> Option<u64> {
+        let value = self.msrs.get(&index).copied();
+        self.accesses.push(Access::ReadMsr(index, value));
+        value
+    }
+    fn wrmsr(&mut self, index: u32, value: u64) -> bool {
+        let accepted = self.msrs.get_mut(&index).map(|v| *v = value).is_some();
+        self.accesses.push(Access::WriteMsr(index, value, accepted));
+        accepted
     }
 }

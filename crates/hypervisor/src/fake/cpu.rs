@@ -5,6 +5,9 @@ use crate::{CpuidEntry, Exit, IoAddress, Regs, Sregs};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, MutexGuard};
 
+mod interrupts;
+mod msr;
+
 /// The most bytes that one string instruction moves at a time.
 const STRING_BYTES: usize = 4096;
 
@@ -58,18 +61,6 @@ impl GuestCpu {
     /// CPUID: zeros for a leaf that does not exist.
     pub fn cpuid(&self, leaf: u32, subleaf: u32) -> CpuidEntry {
         self.meet.lock().cpuid.get(leaf, subleaf).copied().unwrap_or_default()
-    }
-
-    /// RDMSR. A register that does not exist fails the vCPU.
-    pub fn rdmsr(&mut self, index: u32) -> u64 {
-        let value = self.meet.lock().msrs.get(&index).copied();
-        value.unwrap_or_else(|| self.fail(&format!("RDMSR of {index:#x}, which the fake CPU does not have")))
-    }
-
-    /// WRMSR. A register that does not exist fails the vCPU.
-    pub fn wrmsr(&mut self, index: u32, value: u64) {
-        let set = self.meet.lock().msrs.get_mut(&index).map(|v| *v = value);
-        set.unwrap_or_else(|| self.fail(&format!("WRMSR to {index:#x}, which the fake CPU does not have")));
     }
 
     /// Does nothing, once: the body of a loop that waits.
@@ -203,25 +194,6 @@ impl GuestCpu {
         self.sleep(true);
     }
 
-    /// Takes the pending interrupt of the lowest number.
-    pub fn take_interrupt(&mut self) -> Option<u32> {
-        self.count_step();
-        self.look_for_kick();
-        let gsi = self.vm.irqs.as_ref().and_then(|irqs| irqs.take())?;
-        self.recorder.push(self.id, Op::Interrupt { gsi });
-        Some(gsi)
-    }
-
-    /// Halts until an interrupt is pending, and takes it.
-    pub fn wait_interrupt(&mut self) -> u32 {
-        loop {
-            if let Some(gsi) = self.take_interrupt() {
-                return gsi;
-            }
-            self.halt();
-        }
-    }
-
     /// Triple fault: every run from now on gives [`Exit::Shutdown`].
     pub fn shutdown(&mut self) -> ! {
         self.recorder.push(self.id, Op::Shutdown);
@@ -307,7 +279,7 @@ impl GuestCpu {
         };
         loop {
             let mut state = self.meet.lock();
-            let due = || interruptible && irqs.is_pending();
+            let due = || interruptible && irqs.is_pending(self.id);
             while !state.kicked && !due() {
                 state = self.meet.wait(state);
             }

@@ -1,7 +1,7 @@
 use super::lock;
-use crate::Error;
+use crate::{Error, Msi};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
@@ -13,7 +13,10 @@ const LINES: u32 = 24;
 /// The epoll token that ends the watcher.
 const STOP: u64 = u64::MAX;
 
-/// What of the interrupt controller is saved.
+/// The lowest vector that a local APIC takes (Intel SDM volume 3, 11.5.2).
+const FIRST_VECTOR: u8 = 16;
+
+/// What of the interrupt controllers is saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Lines {
@@ -21,22 +24,58 @@ pub(super) struct Lines {
     high: BTreeSet<u32>,
     /// Rising edges that no vCPU has taken.
     pending: BTreeSet<u32>,
+    /// What each vCPU's local APIC holds.
+    local: BTreeMap<u32, Local>,
+}
+
+/// What a vCPU has not taken from its local APIC.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Local {
+    vectors: BTreeSet<u8>,
+    nmi: bool,
 }
 
 impl Lines {
-    pub(super) fn valid(&self) -> bool {
+    fn valid(&self) -> bool {
         self.high.iter().chain(&self.pending).all(|&gsi| gsi < LINES)
+            && self.local.values().flat_map(|l| &l.vectors).all(|&v| v >= FIRST_VECTOR)
     }
+
+    /// Delivers a message to the local APICs that it is for (Intel SDM volume 3, 11.11.1 and 11.11.2).
+    fn send(&mut self, message: Msi) {
+        let [vector, mode, ..] = message.data.to_le_bytes();
+        let destination = (message.address >> 12) as u8;
+        for (&id, local) in &mut self.local {
+            if destination != 0xff && u32::from(destination) != id {
+                continue;
+            }
+            match mode & 7 {
+                0 | 1 if vector >= FIRST_VECTOR => drop(local.vectors.insert(vector)),
+                4 => local.nmi = true,
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What an event does.
+#[derive(Clone, Copy)]
+pub(super) enum Target {
+    Line(u32),
+    Message(Msi),
 }
 
 struct Input {
     event: EventFd,
-    gsi: u32,
+    target: Target,
     token: u64,
 }
 
-/// Edge-triggered interrupt inputs that lines and eventfds drive.
+/// Edge-triggered interrupt inputs that lines, messages and eventfds drive.
 pub(super) struct Irqs {
+    /// PIC and I/O APIC are there, and not only local APICs.
+    has_lines: bool,
     lines: Mutex<Lines>,
     inputs: Mutex<Vec<Input>>,
     epoll: Arc<Epoll>,
@@ -44,8 +83,9 @@ pub(super) struct Irqs {
 }
 
 impl Irqs {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(super) fn new(has_lines: bool) -> io::Result<Self> {
         let irqs = Self {
+            has_lines,
             lines: Mutex::default(),
             inputs: Mutex::default(),
             epoll: Arc::new(Epoll::new()?),
@@ -56,9 +96,18 @@ impl Irqs {
         Ok(irqs)
     }
 
+    /// A vCPU's local APIC is there from now on.
+    pub(super) fn add_vcpu(&self, id: u32) {
+        lock(&self.lines).local.entry(id).or_default();
+    }
+
+    pub(super) fn send(&self, message: Msi) {
+        lock(&self.lines).send(message);
+    }
+
     /// Returns whether there is a new edge.
     pub(super) fn set_line(&self, gsi: u32, high: bool) -> Result<bool, Error> {
-        check(gsi)?;
+        self.check(gsi)?;
         let mut lines = lock(&self.lines);
         if !high {
             lines.high.remove(&gsi);
@@ -68,16 +117,24 @@ impl Irqs {
         Ok(edge && lines.pending.insert(gsi))
     }
 
-    pub(super) fn register(&self, event: &EventFd, gsi: u32) -> Result<u64, Error> {
-        check(gsi)?;
-        let failed = |cause| Error::Call { attempt: format!("wire an event to interrupt {gsi}"), cause };
+    pub(super) fn register(&self, event: &EventFd, target: Target) -> Result<u64, Error> {
+        if let Target::Line(gsi) = target {
+            self.check(gsi)?;
+        }
+        let failed = |cause| Error::Call { attempt: "wire an event to an interrupt".into(), cause };
         let event = event.try_clone().map_err(failed)?;
         let mut inputs = lock(&self.inputs);
         let token = inputs.iter().map(|i| i.token + 1).max().unwrap_or(0);
         let watched = EpollEvent::new(EventSet::IN, token);
         self.epoll.ctl(ControlOperation::Add, event.as_raw_fd(), watched).map_err(failed)?;
-        inputs.push(Input { event, gsi, token });
+        inputs.push(Input { event, target, token });
         Ok(token)
+    }
+
+    /// What the event of `token` does from now on.
+    pub(super) fn change(&self, token: u64, target: Target) {
+        let mut inputs = lock(&self.inputs);
+        inputs.iter_mut().filter(|i| i.token == token).for_each(|i| i.target = target);
     }
 
     pub(super) fn unregister(&self, token: u64) {
@@ -98,16 +155,22 @@ impl Irqs {
             if let Some(input) = inputs.iter().find(|i| i.token == event.data()) {
                 // Readable, and nobody else reads it: this does not block.
                 if input.event.read().is_ok() {
-                    lock(&self.lines).pending.insert(input.gsi);
+                    let mut lines = lock(&self.lines);
+                    match input.target {
+                        Target::Line(gsi) => drop(lines.pending.insert(gsi)),
+                        Target::Message(message) => lines.send(message),
+                    }
                 }
             }
         }
     }
 
-    /// Whether an edge waits to be taken. Sees every eventfd write that happened before the call.
-    pub(super) fn is_pending(&self) -> bool {
+    /// Whether something waits for vCPU `id` to take it. Sees every eventfd write that happened before the call.
+    pub(super) fn is_pending(&self, id: u32) -> bool {
         self.collect();
-        !lock(&self.lines).pending.is_empty()
+        let lines = lock(&self.lines);
+        let waits = |local: &Local| local.nmi || !local.vectors.is_empty();
+        !lines.pending.is_empty() || lines.local.get(&id).is_some_and(waits)
     }
 
     /// Takes the lowest-numbered edge.
@@ -116,13 +179,49 @@ impl Irqs {
         lock(&self.lines).pending.pop_first()
     }
 
+    /// Takes the highest vector from the local APIC of vCPU `id`.
+    pub(super) fn take_vector(&self, id: u32) -> Option<u8> {
+        self.collect();
+        lock(&self.lines).local.get_mut(&id)?.vectors.pop_last()
+    }
+
+    /// Takes a non-maskable interrupt from the local APIC of vCPU `id`, if there is one.
+    pub(super) fn take_nmi(&self, id: u32) -> bool {
+        self.collect();
+        lock(&self.lines).local.get_mut(&id).is_some_and(|local| std::mem::take(&mut local.nmi))
+    }
+
     pub(super) fn save(&self) -> Lines {
         self.collect();
         lock(&self.lines).clone()
     }
 
-    pub(super) fn restore(&self, lines: Lines) {
-        *lock(&self.lines) = lines;
+    /// False, with nothing changed, for what no save can have given.
+    pub(super) fn restore(&self, saved: &Lines) -> bool {
+        let mut lines = lock(&self.lines);
+        let known = saved.local.keys().all(|id| lines.local.contains_key(id));
+        if !saved.valid() || !known || (!self.has_lines && !saved.high.is_empty()) {
+            return false;
+        }
+        let vcpus: Vec<u32> = lines.local.keys().copied().collect();
+        *lines = saved.clone();
+        for id in vcpus {
+            lines.local.entry(id).or_default();
+        }
+        true
+    }
+
+    fn check(&self, gsi: u32) -> Result<(), Error> {
+        let attempt = || format!("use interrupt {gsi}");
+        if !self.has_lines {
+            let cause = io::Error::other("the VM has no interrupt controller with lines");
+            return Err(Error::Call { attempt: attempt(), cause });
+        }
+        if gsi < LINES {
+            return Ok(());
+        }
+        let why = format!("the interrupt controller has inputs 0 to {}", LINES - 1);
+        Err(Error::Invalid { attempt: attempt(), why })
     }
 
     /// Calls `notify` whenever an eventfd was written, on a thread, until it answers false or the controller is gone.
@@ -150,12 +249,12 @@ impl Drop for Irqs {
     }
 }
 
-fn check(gsi: u32) -> Result<(), Error> {
-    if gsi < LINES {
-        return Ok(());
-    }
-    Err(Error::Invalid {
-        attempt: format!("use interrupt {gsi}"),
-        why: format!("the interrupt controller has inputs 0 to {}", LINES - 1),
-    })
+/// Whether somebody wrote `event` and nobody has read it. Says no if the host cannot tell.
+pub(super) fn is_written(event: &EventFd) -> bool {
+    let look = || {
+        let epoll = Epoll::new()?;
+        epoll.ctl(ControlOperation::Add, event.as_raw_fd(), EpollEvent::new(EventSet::IN, 0))?;
+        epoll.wait(0, &mut [EpollEvent::default()])
+    };
+    look().is_ok_and(|count: usize| count > 0)
 }

@@ -8,7 +8,7 @@ const KEPT: usize = 16 * 1024;
 /// One thing that a guest did. Data is little endian and as wide as the access.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-#[allow(missing_docs)] // `port`, `addr` and `data` are what they are everywhere in this crate
+#[allow(missing_docs)] // the fields are what they are everywhere in this crate
 pub enum Op {
     /// IN, with what it read.
     PioRead { port: u16, data: Vec<u8> },
@@ -28,6 +28,14 @@ pub enum Op {
     Halt,
     /// Took an interrupt.
     Interrupt { gsi: u32 },
+    /// Took an interrupt message.
+    Message { vector: u8 },
+    /// Took a non-maskable interrupt.
+    Nmi,
+    /// RDMSR, with what it read; `None` if it faulted.
+    ReadMsr { index: u32, value: Option<u64> },
+    /// WRMSR, and whether it was accepted.
+    WriteMsr { index: u32, value: u64, accepted: bool },
     /// Triple fault.
     Shutdown,
     /// The program gave up, or used up its steps.

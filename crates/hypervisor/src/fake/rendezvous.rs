@@ -27,6 +27,15 @@ pub(super) enum Access {
         addr: u64,
         data: Vec<u8>,
     },
+    /// Answered with the eight bytes of the value, or with none for a fault.
+    ReadMsr {
+        index: u32,
+    },
+    /// Answered with any byte, or with none for a fault.
+    WriteMsr {
+        index: u32,
+        value: u64,
+    },
 }
 
 /// Why the guest gave its turn back.
@@ -57,6 +66,8 @@ pub(super) struct State {
     /// The answered access is not complete: the vCPU has not run since.
     pub(super) incomplete: bool,
     pub(super) has_run: bool,
+    /// The guest has been told that it was stopped, and has not asked.
+    pub(super) told_stopped: bool,
     pub(super) steps: u64,
     pub(super) regs: Regs,
     pub(super) sregs: Sregs,

@@ -101,8 +101,9 @@ fn a_kick_completes_the_input_and_moves_nothing_else() {
 #[test]
 fn a_kick_stops_a_loop_and_a_halt() {
     for config in [VmConfig::bare(), VmConfig::default()] {
+        let halts = config.has_interrupts();
         let host = FakeHypervisor::new(move |cpu| {
-            if config.irqchip {
+            if halts {
                 cpu.halt();
             }
             loop {
@@ -201,8 +202,10 @@ fn interrupts_reach_a_halted_guest_from_lines_and_eventfds() {
     assert_eq!(vcpu.run(&mut io).unwrap(), Exit::Interrupted);
     assert!(vm.set_irq_line(24, true).is_err());
     assert!(host.create_vm(&VmConfig::bare()).unwrap().set_irq_line(4, true).is_err());
-    let timer_alone = VmConfig { irqchip: false, pit: true };
-    assert!(matches!(host.create_vm(&timer_alone), Err(Error::Invalid { .. })));
+    for config in [VmConfig::bare(), VmConfig::split()] {
+        let timer_alone = VmConfig { pit: true, ..config };
+        assert!(matches!(host.create_vm(&timer_alone), Err(Error::Invalid { .. })));
+    }
 }
 
 #[test]

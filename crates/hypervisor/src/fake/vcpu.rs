@@ -67,6 +67,7 @@ impl FakeVcpu {
             answer: None,
             incomplete: false,
             has_run: false,
+            told_stopped: false,
             steps: host.steps,
             regs: Regs { rip: 0xfff0, rflags: 2, ..Regs::default() },
             sregs: reset_sregs(id),
@@ -129,6 +130,10 @@ impl FakeVcpu {
                 self.host.recorder.push(self.id, Op::MmioWrite { addr, data: data.clone() });
                 (data, false)
             }
+            Access::ReadMsr { index } => {
+                (io.rdmsr(index).map_or(vec![], |v| v.to_le_bytes().to_vec()), false)
+            }
+            Access::WriteMsr { index, value } => (vec![1; io.wrmsr(index, value).into()], false),
         };
         let mut state = self.meet.lock();
         state.answer = Some(answer);
@@ -246,6 +251,16 @@ impl Vcpu for FakeVcpu {
             };
             *value = msr.value;
         }
+        Ok(())
+    }
+
+    /// A fake vCPU never waits.
+    fn start(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn notify_stopped(&mut self) -> Result<(), Error> {
+        self.meet.lock().told_stopped = true;
         Ok(())
     }
 

@@ -1,9 +1,13 @@
-use super::irq::{Irqs, Lines};
+use super::irq::{Irqs, Lines, Target};
 use super::memory::Slots;
 use super::rendezvous::Rendezvous;
+use super::route::FakeRoute;
 use super::vcpu::FakeVcpu;
 use super::{FakeHypervisor, lock};
-use crate::{Datamatch, Error, Guard, IoAddress, MapOptions, Vcpu, Vm, VmConfig};
+use crate::{
+    Datamatch, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi, MsiRoute, MsrFilter, Vcpu, Vm,
+    VmConfig,
+};
 use drystone_memory::Backed;
 use drystone_state::{Blob, Schema};
 use serde::{Deserialize, Serialize};
@@ -26,6 +30,7 @@ pub(super) struct Shared {
     pub(super) slots: Slots,
     /// None in a VM without interrupt controllers.
     pub(super) irqs: Option<Irqs>,
+    pub(super) msrs: MsrFilter,
     doorbells: Mutex<Vec<Doorbell>>,
     vcpus: Mutex<BTreeMap<u32, Weak<Rendezvous>>>,
 }
@@ -46,12 +51,12 @@ impl Shared {
         true
     }
 
-    fn wake_all(&self) {
+    pub(super) fn wake_all(&self) {
         let vcpus: Vec<_> = lock(&self.vcpus).values().filter_map(Weak::upgrade).collect();
         vcpus.iter().for_each(|v| v.wake());
     }
 
-    fn irqs(&self, attempt: impl FnOnce() -> String) -> Result<&Irqs, Error> {
+    pub(super) fn irqs(&self, attempt: impl FnOnce() -> String) -> Result<&Irqs, Error> {
         self.irqs.as_ref().ok_or_else(|| Error::Call {
             attempt: attempt(),
             cause: io::Error::other("the VM has no interrupt controller"),
@@ -78,15 +83,19 @@ pub(super) struct FakeVm {
 
 impl FakeVm {
     pub(super) fn new(host: &FakeHypervisor, config: &VmConfig) -> Result<Self, Error> {
-        if config.pit && !config.irqchip {
-            let why = "its timer needs its interrupt controllers".into();
+        if config.pit && config.interrupts != InterruptControllers::Full {
+            let why = "its timer needs all of its interrupt controllers".into();
             return Err(Error::Invalid { attempt: "create a VM".into(), why });
         }
         let failed = |cause| Error::Call { attempt: "create a VM".into(), cause };
-        let irqs = config.irqchip.then(Irqs::new).transpose().map_err(failed)?;
+        let irqs = match config.interrupts {
+            InterruptControllers::None => None,
+            controllers => Some(Irqs::new(controllers == InterruptControllers::Full).map_err(failed)?),
+        };
         let shared = Arc::new(Shared {
             slots: Slots::default(),
             irqs,
+            msrs: config.msrs.clone(),
             doorbells: Mutex::default(),
             vcpus: Mutex::default(),
         });
@@ -123,6 +132,7 @@ impl Vm for FakeVm {
         }
         let vcpu = FakeVcpu::new(id, &self.host, self.shared.clone());
         vcpus.insert(id, Arc::downgrade(vcpu.rendezvous()));
+        self.shared.irqs.iter().for_each(|irqs| irqs.add_vcpu(id));
         Ok(Box::new(vcpu))
     }
 
@@ -135,9 +145,20 @@ impl Vm for FakeVm {
     }
 
     fn register_irqfd(&self, event: &EventFd, gsi: u32) -> Result<Guard, Error> {
-        let token = self.shared.irqs(|| format!("wire an event to interrupt {gsi}"))?.register(event, gsi)?;
+        let irqs = self.shared.irqs(|| format!("wire an event to interrupt {gsi}"))?;
+        let token = irqs.register(event, Target::Line(gsi))?;
         let shared = self.shared.clone();
         Ok(Guard::new(move || shared.irqs.iter().for_each(|irqs| irqs.unregister(token))))
+    }
+
+    fn signal_msi(&self, message: Msi) -> Result<(), Error> {
+        self.shared.irqs(|| "send an interrupt message".into())?.send(message);
+        self.shared.wake_all();
+        Ok(())
+    }
+
+    fn create_msi_route(&self, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error> {
+        Ok(Box::new(FakeRoute::new(self.shared.clone(), event)?))
     }
 
     fn register_ioeventfd(
@@ -186,8 +207,8 @@ impl Vm for FakeVm {
     fn restore(&self, state: &Blob) -> Result<(), Error> {
         let invalid = |why: String| Error::Invalid { attempt: "restore the VM".into(), why };
         let state: FakeVmState = state.decode().map_err(|e| invalid(e.to_string()))?;
-        match (&self.shared.irqs, state.interrupts) {
-            (Some(irqs), Some(lines)) if lines.valid() => irqs.restore(lines),
+        match (&self.shared.irqs, &state.interrupts) {
+            (Some(irqs), Some(lines)) if irqs.restore(lines) => {}
             (None, None) => {}
             _ => return Err(invalid("it is of a VM with other interrupt controllers".into())),
         }

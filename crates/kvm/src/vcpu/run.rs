@@ -1,6 +1,6 @@
 use super::{KvmVcpu, kick};
 use crate::error::cause;
-use drystone_hypervisor::{Exit, IoHandler, RunError};
+use drystone_hypervisor::{Exit, IoHandler, MsrAction, MsrFilter, RunError};
 use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES};
 use kvm_ioctls::VcpuExit;
 
@@ -30,7 +30,7 @@ impl KvmVcpu {
             let left = self.latch.leave(interrupted);
             // Only now the handler: it may take long, may kick, and may panic.
             let outcome = match result {
-                Ok(exit) => serve(exit, &self.page, io),
+                Ok(exit) => serve(exit, &self.page, &self.vm.config.msrs, io),
                 Err(e) if e.errno() == libc::EINTR => Outcome::Eintr,
                 Err(e) if e.errno() == libc::EAGAIN => Outcome::Again,
                 Err(e) => Outcome::Failed(e),
@@ -90,7 +90,7 @@ impl KvmVcpu {
 }
 
 /// Hands an access to its handler, and gives the rest names.
-fn serve(exit: VcpuExit<'_>, page: &kick::RunPage, io: &mut dyn IoHandler) -> Outcome {
+fn serve(exit: VcpuExit<'_>, page: &kick::RunPage, msrs: &MsrFilter, io: &mut dyn IoHandler) -> Outcome {
     let unexpected = |what: &str| Outcome::Unexpected(what.into());
     match exit {
         // A string instruction comes with several items at once.
@@ -102,6 +102,18 @@ fn serve(exit: VcpuExit<'_>, page: &kick::RunPage, io: &mut dyn IoHandler) -> Ou
         }
         VcpuExit::MmioRead(addr, data) => io.mmio_read(addr, data),
         VcpuExit::MmioWrite(addr, data) => io.mmio_write(addr, data),
+        VcpuExit::X86Rdmsr(read) => {
+            let refused = msrs.action(read.index, false) == Some(MsrAction::Refuse);
+            match if refused { None } else { io.rdmsr(read.index) } {
+                Some(value) => *read.data = value,
+                None => *read.error = 1,
+            }
+        }
+        VcpuExit::X86Wrmsr(write) => {
+            let refused = msrs.action(write.index, true) == Some(MsrAction::Refuse);
+            *write.error = u8::from(refused || !io.wrmsr(write.index, write.data));
+        }
+        VcpuExit::IoapicEoi(vector) => return Outcome::Exit(Exit::IoApicEoi { vector }),
         VcpuExit::Hlt => return Outcome::Exit(Exit::Halted),
         VcpuExit::Shutdown => return Outcome::Exit(Exit::Shutdown),
         VcpuExit::Debug(_) => return Outcome::Exit(Exit::Debug),

@@ -49,7 +49,7 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<Blob, Error> {
     let xsave = read_xsave(vcpu)?;
     let xcrs = vm.fd.check_extension(Cap::Xcrs).then(|| fd.get_xcrs().map_err(failed("XCR0")));
     let debug_regs = fd.get_debug_regs().map_err(failed("the debug registers"))?;
-    let lapic = vm.has_irqchip().then(|| fd.get_lapic().map_err(failed("the local APIC")));
+    let lapic = vm.config.has_interrupts().then(|| fd.get_lapic().map_err(failed("the local APIC")));
     let tsc_khz = vm.fd.check_extension(Cap::GetTscKhz).then(|| fd.get_tsc_khz().ok()).flatten();
     let state = KvmVcpuState {
         mp_state,
@@ -122,7 +122,7 @@ pub(super) fn restore(vcpu: &mut KvmVcpu, blob: &Blob) -> Result<(), Error> {
     let id = vcpu.id;
     let refuse = |why: String| invalid(format!("restore vCPU {id}"), why);
     let state: KvmVcpuState = blob.decode().map_err(|e| refuse(e.to_string()))?;
-    if state.lapic.is_some() != vcpu.vm.has_irqchip() {
+    if state.lapic.is_some() != vcpu.vm.config.has_interrupts() {
         return Err(refuse("it is of a VM with other interrupt controllers".into()));
     }
     if let Some(msr) = state.msrs.iter().find(|m| !vcpu.vm.msr_list.contains(&m.index)) {

@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub(super) fn register_irqfd(shared: &Arc<Shared>, event: &EventFd, gsi: u32) -> Result<Guard, Error> {
     let attempt = || format!("wire an event to interrupt {gsi}");
-    shared.needs_irqchip(attempt)?;
+    shared.needs_lines(attempt)?;
     // A copy of the descriptor, to unregister with: KVM compares the eventfd behind it, and the caller's may be
     // closed by then.
     let event = event.try_clone().map_err(|cause| Error::Call { attempt: attempt(), cause })?;

@@ -1,5 +1,5 @@
 use crate::error::{call, invalid};
-use drystone_hypervisor::{Error, VmConfig};
+use drystone_hypervisor::{Error, InterruptControllers, VmConfig};
 use drystone_state::{Blob, Schema};
 use kvm_bindings::{kvm_clock_data, kvm_irqchip, kvm_pit_state2};
 use kvm_ioctls::VmFd;
@@ -24,9 +24,14 @@ impl Schema for KvmVmState {
     const VERSION: u32 = 1;
 }
 
+/// Local APICs are saved with their vCPUs.
+fn chips(config: &VmConfig) -> &'static [u32] {
+    if config.interrupts == InterruptControllers::Full { &CHIPS } else { &[] }
+}
+
 pub(super) fn save(fd: &VmFd, config: &VmConfig) -> Result<Blob, Error> {
     let mut irqchips = Vec::new();
-    for chip_id in CHIPS.into_iter().filter(|_| config.irqchip) {
+    for &chip_id in chips(config) {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
         fd.get_irqchip(&mut chip).map_err(call(|| format!("read interrupt controller {chip_id}")))?;
         irqchips.push(chip);
@@ -39,9 +44,8 @@ pub(super) fn save(fd: &VmFd, config: &VmConfig) -> Result<Blob, Error> {
 pub(super) fn restore(fd: &VmFd, config: &VmConfig, blob: &Blob) -> Result<(), Error> {
     let refuse = |why: String| invalid("restore the VM", why);
     let state: KvmVmState = blob.decode().map_err(|e| refuse(e.to_string()))?;
-    let chips: Vec<u32> = state.irqchips.iter().map(|c| c.chip_id).collect();
-    let expected: &[u32] = if config.irqchip { &CHIPS } else { &[] };
-    if chips != expected || state.pit.is_some() != config.pit {
+    let saved: Vec<u32> = state.irqchips.iter().map(|c| c.chip_id).collect();
+    if saved != chips(config) || state.pit.is_some() != config.pit {
         return Err(refuse("it is of a VM with other interrupt controllers or timers".into()));
     }
     for chip in &state.irqchips {

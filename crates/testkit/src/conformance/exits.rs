@@ -94,7 +94,7 @@ pub fn halt_with_one_waits(backend: &Backend) {
 /// A fault without handlers ends the guest.
 pub fn a_triple_fault_is_a_shutdown(backend: &Backend) {
     for config in super::configs() {
-        let mut tiny = TinyVm::new(backend, config, guest::triple_fault());
+        let mut tiny = TinyVm::new(backend, config.clone(), guest::triple_fault());
         assert_eq!(tiny.vcpu().run(&mut IoLog::new()).unwrap(), Exit::Shutdown);
     }
 }

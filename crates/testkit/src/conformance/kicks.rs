@@ -13,7 +13,7 @@ const RACES: u32 = 1000;
 /// A kick that came before the vCPU ever ran ends its first run before the guest does anything.
 pub fn a_kick_before_the_first_run_comes_before_anything_else(backend: &Backend) {
     for config in configs() {
-        let mut tiny = TinyVm::new(backend, config, guest::counts());
+        let mut tiny = TinyVm::new(backend, config.clone(), guest::counts());
         let start = tiny.vcpu().regs().unwrap();
         let mut io = IoLog::new();
         tiny.vcpu().kicker().kick();
@@ -26,7 +26,7 @@ pub fn a_kick_before_the_first_run_comes_before_anything_else(backend: &Backend)
 /// A kick from another thread gets the vCPU out of a guest that never exits.
 pub fn a_kick_stops_a_guest_that_spins(backend: &Backend) {
     for config in configs() {
-        let mut tiny = TinyVm::new(backend, config, guest::spins());
+        let mut tiny = TinyVm::new(backend, config.clone(), guest::spins());
         for _ in 0..20 {
             let kicker = tiny.vcpu().kicker();
             let thread = thread::spawn(move || kicker.kick());
@@ -85,7 +85,7 @@ pub fn kicks_merge(backend: &Backend) {
 /// At `Interrupted` the register holds what the input read, and the instruction is not done again.
 pub fn an_input_is_complete_once_interrupted(backend: &Backend) {
     for config in configs() {
-        let mut tiny = TinyVm::new(backend, config, guest::inputs_then_spins());
+        let mut tiny = TinyVm::new(backend, config.clone(), guest::inputs_then_spins());
         let mut io = IoLog::new();
         assert_eq!(tiny.vcpu().run(&mut io).unwrap(), Exit::Io);
         for _ in 0..2 {

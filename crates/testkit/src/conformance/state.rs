@@ -20,14 +20,14 @@ fn count(vcpu: &mut dyn Vcpu, io: &mut IoLog, count: usize) {
 pub fn a_save_in_the_middle_goes_on_in_a_fresh_vm(backend: &Backend) {
     for config in configs() {
         let mut io = IoLog::new();
-        let mut old = TinyVm::new(backend, config, guest::counts());
+        let mut old = TinyVm::new(backend, config.clone(), guest::counts());
         old.vcpu().set_msrs(&[Msr { index: SYSENTER_EIP, value: 0x1234_5678 }]).unwrap();
         for _ in 0..3 {
             count(old.vcpu(), &mut io, 5);
             let regs = old.vcpu().regs().unwrap();
             let (vm, vcpu) = (old.vm.save().unwrap(), old.vcpu().save().unwrap());
             drop(old);
-            let mut new = TinyVm::new(backend, config, guest::counts());
+            let mut new = TinyVm::new(backend, config.clone(), guest::counts());
             new.vm.restore(&vm).unwrap();
             new.vcpu().restore(&vcpu).unwrap();
             assert_eq!(new.vcpu().regs().unwrap(), regs);
@@ -42,7 +42,7 @@ pub fn a_save_in_the_middle_goes_on_in_a_fresh_vm(backend: &Backend) {
 /// The state at creation, restored on the same vCPU, starts the guest anew, whatever it was doing.
 pub fn restoring_the_first_state_is_a_reset(backend: &Backend) {
     for config in configs() {
-        let mut tiny = TinyVm::new(backend, config, guest::counts());
+        let mut tiny = TinyVm::new(backend, config.clone(), guest::counts());
         let (vm, vcpu) = (tiny.vm.save().unwrap(), tiny.vcpu().save().unwrap());
         let start = (tiny.vcpu().regs().unwrap(), tiny.vcpu().sregs().unwrap());
         for _ in 0..3 {
@@ -55,18 +55,18 @@ pub fn restoring_the_first_state_is_a_reset(backend: &Backend) {
         }
         // The reset of a guest that is in the middle of an input, and of one that is halted.
         for guest in [guest::inputs_then_spins(), guest::halts()] {
-            let mut tiny = TinyVm::new(backend, config, guest);
+            let mut tiny = TinyVm::new(backend, config.clone(), guest);
             let vcpu = tiny.vcpu().save().unwrap();
             let first = |tiny: &mut TinyVm| {
                 let mut io = IoLog::new();
-                if config.irqchip {
+                if config.has_interrupts() {
                     tiny.vcpu().kicker().kick();
                     assert_eq!(tiny.vcpu().run(&mut io).unwrap(), Exit::Interrupted);
                 }
                 (tiny.vcpu().regs().unwrap(), io.take())
             };
             let start = first(&mut tiny);
-            if !config.irqchip {
+            if !config.has_interrupts() {
                 tiny.vcpu().run(&mut IoLog::new()).unwrap();
             }
             tiny.vcpu().restore(&vcpu).unwrap();

@@ -1,0 +1,88 @@
+use super::{Shared, TSC_DEADLINE, msr_filter, routes::Routes, slots::Slots};
+use crate::error::{call, invalid};
+use drystone_hypervisor::{Error, InterruptControllers, VmConfig};
+use drystone_memory::Layout;
+use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
+use kvm_ioctls::{Cap, VmFd};
+
+/// Inputs of an I/O APIC: this many interrupt numbers are kept free for one in the VMM.
+pub(super) const IOAPIC_PINS: u32 = 24;
+
+/// Makes a VM. Everything in here must come before its first vCPU.
+pub(super) fn create(kvm: &kvm_ioctls::Kvm, config: &VmConfig) -> Result<Shared, Error> {
+    if config.pit && config.interrupts != InterruptControllers::Full {
+        return Err(invalid("create a VM", "its timer needs all of its interrupt controllers"));
+    }
+    let fd = create_fd(kvm)?;
+    // Intel processors without "unrestricted guest" borrow these pages for real mode; others ignore them.
+    let tss = Layout::KVM_RESERVED.start;
+    let identity_map = Layout::KVM_RESERVED.end - 0x1000;
+    if fd.check_extension(Cap::SetIdentityMapAddr) {
+        fd.set_identity_map_address(identity_map)
+            .map_err(call(|| format!("place KVM's identity map at {identity_map:#x}")))?;
+    }
+    fd.set_tss_address(tss as usize)
+        .map_err(call(|| format!("place KVM's task state segment at {tss:#x}")))?;
+    match config.interrupts {
+        InterruptControllers::None => {}
+        InterruptControllers::Split => create_local_apics(&fd)?,
+        InterruptControllers::Full => create_interrupt_controllers(&fd, config)?,
+    }
+    msr_filter::install(&fd, &config.msrs)?;
+    let msrs = kvm.get_msr_index_list().map_err(call(|| "list the host's MSRs"))?;
+    // Older kernels do not list it.
+    let mut msr_list = msrs.as_slice().to_vec();
+    if !msr_list.contains(&TSC_DEADLINE) {
+        msr_list.push(TSC_DEADLINE);
+    }
+    Ok(Shared {
+        xsave_size: usize::try_from(fd.check_extension_int(Cap::Xsave2)).ok().filter(|&n| n > 0),
+        routes: Routes::new(config.interrupts, fd.check_extension_int(Cap::IrqRouting)),
+        fd,
+        slots: Slots::new(kvm.get_nr_memslots()),
+        config: config.clone(),
+        msr_list,
+    })
+}
+
+/// Making a VM takes the host a while, and gives up when a signal comes: that is no reason to fail.
+fn create_fd(kvm: &kvm_ioctls::Kvm) -> Result<VmFd, Error> {
+    loop {
+        match kvm.create_vm() {
+            Err(e) if e.errno() == libc::EINTR => {}
+            done => return done.map_err(call(|| "create a VM")),
+        }
+    }
+}
+
+/// [`Error::Missing`] unless the host has all of these.
+pub(super) fn require(fd: &VmFd, caps: &[Cap], what: &str) -> Result<(), Error> {
+    if caps.iter().all(|&cap| fd.check_extension(cap)) {
+        return Ok(());
+    }
+    Err(Error::Missing { what: what.into() })
+}
+
+fn create_local_apics(fd: &VmFd) -> Result<(), Error> {
+    let what = "local APICs without the other interrupt controllers (KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_IRQFD)";
+    require(fd, &[Cap::SplitIrqchip, Cap::Irqfd], what)?;
+    let cap = kvm_enable_cap {
+        cap: kvm_bindings::KVM_CAP_SPLIT_IRQCHIP,
+        args: [IOAPIC_PINS.into(), 0, 0, 0],
+        ..Default::default()
+    };
+    fd.enable_cap(&cap).map_err(call(|| "create the local APICs"))
+}
+
+fn create_interrupt_controllers(fd: &VmFd, config: &VmConfig) -> Result<(), Error> {
+    let what = "interrupt controllers (KVM_CAP_IRQCHIP, KVM_CAP_IRQFD)";
+    require(fd, &[Cap::Irqchip, Cap::Irqfd], what)?;
+    fd.create_irq_chip().map_err(call(|| "create the interrupt controllers"))?;
+    if !config.pit {
+        return Ok(());
+    }
+    require(fd, &[Cap::Pit2], "timer (KVM_CAP_PIT2)")?;
+    // The dummy answers port 0x61 inside KVM: Linux polls it to calibrate its clocks.
+    let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
+    fd.create_pit2(pit).map_err(call(|| "create the timer"))
+}
