@@ -20,8 +20,9 @@ use std::sync::{Arc, Mutex};
 
 pub use devices::Console;
 
-/// What every guest is told first: its console is the serial port. The user's parameters come after it, and win.
-const DEFAULT_CMDLINE: &str = "console=ttyS0";
+/// What every guest is told first: its console is the serial port, and its keyboard comes without a mouse. The user's
+/// parameters come after it, and win.
+const DEFAULT_CMDLINE: &str = "console=ttyS0 i8042.noaux";
 
 /// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]

@@ -3,8 +3,8 @@ use super::image::Describe;
 use acpi_tables::Aml;
 use drystone_bus::{Bus, SystemClock};
 use drystone_chipset::{
-    AcpiPower, AcpiPowerConfig, Ged, GedConfig, I8042, PowerButton, PvPanic, Rtc, RtcConfig, Serial,
-    SerialConfig, SerialInput, SerialOutput,
+    AcpiPower, AcpiPowerConfig, Ged, GedConfig, I8042, KeyboardError, PowerButton, PvPanic, Rtc, RtcConfig,
+    Serial, SerialConfig, SerialInput, SerialOutput,
 };
 use drystone_hypervisor::{Guard, Vm};
 use drystone_lifecycle::{Orchestrator, Stage};
@@ -41,6 +41,7 @@ impl Devices {
         let (serial_config, ged_config) = (SerialConfig::default(), GedConfig::default());
         let (serial_event, serial_wire) = wire(vm, serial_config.irq)?;
         let (ged_event, ged_wire) = wire(vm, ged_config.gsi)?;
+        let (keyboard_event, keyboard_wire) = wire(vm, I8042::IRQ)?;
 
         let serial = Serial::build(serial_config, Arc::new(serial_event))?;
         let console = Console { input: serial.input, output: serial.output };
@@ -51,14 +52,14 @@ impl Devices {
             bus: Arc::default(),
             serial: Arc::new(serial.serial),
             rtc: Arc::new(Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()))),
-            i8042: Arc::new(I8042::new()),
+            i8042: Arc::new(I8042::new(Arc::new(keyboard_event))),
             power: Arc::new(AcpiPower::new(AcpiPowerConfig::default())),
             ged: Arc::new(ged),
             button,
             pvpanic: Arc::new(PvPanic::new()),
         };
         devices.put_on_bus()?;
-        Ok((devices, vec![serial_wire, ged_wire], console))
+        Ok((devices, vec![serial_wire, ged_wire, keyboard_wire], console))
     }
 
     fn put_on_bus(&self) -> Result<(), MachineError> {
@@ -87,9 +88,10 @@ impl Devices {
     /// How the guest is told of them, and of `cpus` processors.
     pub(super) fn describe(&self, apic_ids: Vec<u32>) -> Describe {
         let power = self.power.clone();
-        let aml: [Arc<dyn Aml + Send + Sync>; 6] = [
+        let aml: [Arc<dyn Aml + Send + Sync>; 7] = [
             self.serial.clone(),
             self.rtc.clone(),
+            self.i8042.clone(),
             self.power.clone(),
             self.button.clone(),
             self.ged.clone(),
@@ -117,13 +119,16 @@ impl Devices {
                     status: Register::Port(registers.sleep_status),
                 }),
                 cmos_rtc: true,
-                // It is there for its reset line alone; a guest that is told of it would probe for a keyboard.
-                i8042: false,
+                i8042: true,
                 legacy_devices: true,
                 aml: &aml,
                 tables: &[],
             });
         })
+    }
+
+    pub(super) fn ctrl_alt_del(&self) -> Result<(), KeyboardError> {
+        self.i8042.ctrl_alt_del()
     }
 
     pub(super) fn press_power_button(&self) {

@@ -1,7 +1,13 @@
+mod keyboard;
+mod ports;
+mod state;
+
+pub use keyboard::KeyboardState;
+pub use ports::I8042Port;
+pub use state::I8042State;
+
 use crate::bytes::{self, lock};
-use drystone_bus::{BusDevice, Effect};
-use drystone_state::{Component, ComponentError, Persist, PersistDyn, RestoreError, SaveError, Schema};
-use serde::{Deserialize, Serialize};
+use drystone_bus::{Effect, Interrupt};
 use std::sync::{Arc, Mutex};
 
 /// Status: there is a byte to read at the data port.
@@ -17,8 +23,14 @@ const STATUS_AUXILIARY: u8 = 0x20;
 /// Status: a device did not answer.
 const STATUS_TIMEOUT: u8 = 0x40;
 
-/// Command byte when built: self-test passed, both ports disabled, no interrupts.
-const DEFAULT_COMMAND_BYTE: u8 = 0x34;
+/// Command byte: the keyboard's interrupt is on.
+const COMMAND_INTERRUPT: u8 = 0x01;
+/// Command byte: the keyboard port is off.
+const COMMAND_DISABLED: u8 = 0x10;
+/// Command byte: scan codes of set 2 are made into those of set 1.
+const COMMAND_TRANSLATE: u8 = 0x40;
+/// Command byte when built: translation, self-test passed, both ports disabled, no interrupts.
+const DEFAULT_COMMAND_BYTE: u8 = 0x74;
 /// Output port when built: no reset, A20 open.
 const DEFAULT_OUTPUT_PORT: u8 = 0x03;
 /// Output port: the reset line; low resets.
@@ -26,31 +38,46 @@ const OUTPUT_NO_RESET: u8 = 0x01;
 /// What a device that is not there is said to have answered.
 const RESEND: u8 = 0xfe;
 
-/// The keyboard controller of a PC (data port 0x60, command and status port 0x64), with nothing plugged in.
+/// The keyboard controller of a PC (data port 0x60, command and status port 0x64) with a keyboard that types one thing:
+/// Ctrl-Alt-Del.
 ///
-/// It is there for its reset line: command 0xfe, which Linux writes for `reboot=k` and as a last resort. Who probes
-/// it finds a controller that answers its commands at once, an auxiliary port that fails its test, and a keyboard
-/// port whose device does not answer. It has no interrupts.
+/// It is also there for its reset line: command 0xfe, which Linux writes for `reboot=k` and as a last resort. Who probes
+/// it finds a controller that answers its commands at once, a keyboard, and an auxiliary port that fails its test.
+/// Linux saves itself that test, and a warning about a missing mouse, with `i8042.noaux` on its command line.
 ///
-/// A probe costs exits, so a VMM better says in ACPI that there is none: the 8042 bit (bit 1) of the FADT's
-/// IAPC_BOOT_ARCH clear (ACPI 6.5, 5.2.9.3) and no PNP0303 device, which is why this has no AML. Linux then leaves
-/// its ports alone until it reboots.
+/// A controller's answer is read before what the keyboard sends, so neither is taken for the other's.
 ///
 /// Offsets count from 0x60. Put the two ports on a bus with [`data_port`](Self::data_port) and
-/// [`command_port`](Self::command_port): what is between them is others'.
-#[derive(Default)]
-pub struct I8042(Mutex<Inner>);
+/// [`command_port`](Self::command_port): what is between them is others'. In the FADT, the 8042 bit (bit 1) of
+/// IAPC_BOOT_ARCH belongs to it (ACPI 6.5, 5.2.9.3).
+pub struct I8042 {
+    inner: Mutex<Inner>,
+    interrupt: Arc<dyn Interrupt>,
+}
+
+/// Why nothing was typed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyboardError {
+    /// No driver has switched the keyboard on.
+    #[error("the guest does not listen to its keyboard")]
+    Deaf,
+    /// What was typed before is still there.
+    #[error("the guest has not read what was typed before")]
+    Full,
+}
 
 struct Inner {
     /// Byte 0 of the controller's RAM is the command byte.
     ram: [u8; 32],
     output_port: u8,
-    /// The byte to read, and the status bits that say where it is from.
-    output: Option<(u8, u8)>,
+    /// The controller's own answer to read, and the status bits that say where it is from.
+    answer: Option<(u8, u8)>,
     /// The command that waits for its byte at the data port.
     pending: Option<u8>,
     /// The last write was to the command port.
     last_was_command: bool,
+    keyboard: KeyboardState,
 }
 
 impl Default for Inner {
@@ -58,7 +85,14 @@ impl Default for Inner {
         let mut ram = [0; 32];
         let [command_byte, ..] = &mut ram;
         *command_byte = DEFAULT_COMMAND_BYTE;
-        Self { ram, output_port: DEFAULT_OUTPUT_PORT, output: None, pending: None, last_was_command: false }
+        Self {
+            ram,
+            output_port: DEFAULT_OUTPUT_PORT,
+            answer: None,
+            pending: None,
+            last_was_command: false,
+            keyboard: KeyboardState::default(),
+        }
     }
 }
 
@@ -68,9 +102,29 @@ impl I8042 {
     /// The command and status port.
     pub const COMMAND_PORT: u16 = 0x64;
 
-    /// A controller that has passed its self-test.
-    pub fn new() -> Self {
-        Self::default()
+    /// Its interrupt line.
+    pub const IRQ: u32 = 1;
+
+    /// A controller that has passed its self-test. `interrupt` is wired to [`IRQ`](Self::IRQ).
+    pub fn new(interrupt: Arc<dyn Interrupt>) -> Self {
+        Self { inner: Mutex::default(), interrupt }
+    }
+
+    /// Types Ctrl-Alt-Del. What comes of it is up to the guest: Linux resets at once, or leaves it to its first process.
+    ///
+    /// # Errors
+    /// [`KeyboardError`]; then nothing was typed.
+    pub fn ctrl_alt_del(&self) -> Result<(), KeyboardError> {
+        let mut inner = lock(&self.inner);
+        if !inner.keyboard_is_on() || !inner.keyboard.scanning {
+            return Err(KeyboardError::Deaf);
+        }
+        let translated = inner.translates();
+        if !inner.keyboard.ctrl_alt_del(translated) {
+            return Err(KeyboardError::Full);
+        }
+        self.signal(&inner);
+        Ok(())
     }
 
     /// The controller as a device of one port, to be put at [`DATA_PORT`](Self::DATA_PORT).
@@ -85,9 +139,14 @@ impl I8042 {
 
     /// The guest reads from `offset` on: 0 is the data port, 4 the status; others read as all ones.
     pub fn read(&self, offset: u64, data: &mut [u8]) {
-        let mut inner = lock(&self.0);
+        let mut inner = lock(&self.inner);
         bytes::read(offset, data, |at| match at {
-            0 => inner.read_data(),
+            0 => {
+                let byte = inner.read_data();
+                // The next one, if there is one, is an edge of its own.
+                self.signal(&inner);
+                byte
+            }
             4 => inner.status(),
             _ => 0xff,
         });
@@ -96,12 +155,22 @@ impl I8042 {
     /// The guest writes from `offset` on: 0 is the data port, 4 the command port. [`Effect::Reset`] when it pulls
     /// the reset line.
     pub fn write(&self, offset: u64, data: &[u8]) -> Effect {
-        let mut inner = lock(&self.0);
-        bytes::write(offset, data, |at, value| match at {
+        let mut inner = lock(&self.inner);
+        let effect = bytes::write(offset, data, |at, value| match at {
             0 => inner.write_data(value),
             4 => inner.command(value),
             _ => Effect::None,
-        })
+        });
+        self.signal(&inner);
+        effect
+    }
+
+    /// Signals the interrupt if the driver wants it and has something to read. Once too often does no harm: a driver looks
+    /// at the status first.
+    fn signal(&self, inner: &Inner) {
+        if inner.command_byte() & COMMAND_INTERRUPT != 0 && inner.status() & STATUS_OUTPUT_FULL != 0 {
+            self.interrupt.trigger();
+        }
     }
 }
 
@@ -111,19 +180,35 @@ impl Inner {
         command_byte
     }
 
+    fn keyboard_is_on(&self) -> bool {
+        self.command_byte() & COMMAND_DISABLED == 0
+    }
+
+    fn translates(&self) -> bool {
+        self.command_byte() & COMMAND_TRANSLATE != 0
+    }
+
     fn status(&self) -> u8 {
-        let output = self.output.map_or(0, |(_, from)| STATUS_OUTPUT_FULL | from);
+        let output = match self.answer {
+            Some((_, from)) => STATUS_OUTPUT_FULL | from,
+            None if self.keyboard_is_on() && self.keyboard.is_ready() => STATUS_OUTPUT_FULL,
+            None => 0,
+        };
         let command = if self.last_was_command { STATUS_COMMAND } else { 0 };
         STATUS_UNLOCKED | self.command_byte() & STATUS_SYSTEM | command | output
     }
 
     fn read_data(&mut self) -> u8 {
-        self.output.take().map_or(0, |(byte, _)| byte)
+        match self.answer.take() {
+            Some((byte, _)) => byte,
+            None if self.keyboard_is_on() => self.keyboard.take().unwrap_or(0),
+            None => 0,
+        }
     }
 
     /// An answer replaces one that nobody has read, so that it can never be taken for another command's.
     fn answer(&mut self, byte: u8, from: u8) -> Effect {
-        self.output = Some((byte, from));
+        self.answer = Some((byte, from));
         Effect::None
     }
 
@@ -176,8 +261,12 @@ impl Inner {
     fn write_data(&mut self, value: u8) -> Effect {
         self.last_was_command = false;
         match self.pending.take() {
-            // For the keyboard.
-            None => self.answer(RESEND, STATUS_TIMEOUT),
+            // For the keyboard; sending to it switches its port on.
+            None => {
+                let translated = self.translates();
+                self.keyboard.receive(value, translated);
+                self.change_command_byte(COMMAND_DISABLED, 0)
+            }
             Some(0xd1) => {
                 self.output_port = value | OUTPUT_NO_RESET;
                 if value & OUTPUT_NO_RESET == 0 { Effect::Reset } else { Effect::None }
@@ -193,102 +282,6 @@ impl Inner {
                 Effect::None
             }
         }
-    }
-}
-
-/// One of the two ports of an [`I8042`], as a device of its own.
-#[derive(Clone)]
-pub struct I8042Port {
-    controller: Arc<I8042>,
-    offset: u64,
-}
-
-impl BusDevice for I8042Port {
-    fn read(&self, offset: u64, data: &mut [u8]) {
-        // One byte wide: what is beyond it is not ours.
-        if offset == 0
-            && let Some(byte) = data.first_chunk_mut::<1>()
-        {
-            self.controller.read(self.offset, byte);
-        }
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> Effect {
-        match data.first_chunk::<1>() {
-            Some(byte) if offset == 0 => self.controller.write(self.offset, byte),
-            _ => Effect::None,
-        }
-    }
-}
-
-impl Component for I8042 {
-    fn pause(&self) -> Result<(), ComponentError> {
-        Ok(())
-    }
-    fn resume(&self) -> Result<(), ComponentError> {
-        Ok(())
-    }
-    fn reset(&self) -> Result<(), ComponentError> {
-        let mut inner = lock(&self.0);
-        let Inner { ram, output_port, output, pending, last_was_command } = &mut *inner;
-        let fresh = Inner::default();
-        *ram = fresh.ram;
-        *output_port = fresh.output_port;
-        *output = fresh.output;
-        *pending = fresh.pending;
-        *last_was_command = fresh.last_was_command;
-        Ok(())
-    }
-    fn persist(&self) -> Option<&dyn PersistDyn> {
-        Some(self)
-    }
-}
-
-/// The saved state of an [`I8042`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct I8042State {
-    /// The controller's RAM; byte 0 is the command byte.
-    pub ram: [u8; 32],
-    /// The output port.
-    pub output_port: u8,
-    /// The byte to read at the data port, and the status bits that belong to it.
-    pub output: Option<(u8, u8)>,
-    /// The command that waits for a byte.
-    pub pending: Option<u8>,
-    /// Whether the last write was to the command port.
-    pub last_was_command: bool,
-}
-
-impl Schema for I8042State {
-    const KIND: &'static str = "i8042";
-    const VERSION: u32 = 1;
-}
-
-impl Persist for I8042 {
-    type State = I8042State;
-
-    fn save(&self) -> Result<I8042State, SaveError> {
-        let Inner { ram, output_port, output, pending, last_was_command } = &*lock(&self.0);
-        Ok(I8042State {
-            ram: *ram,
-            output_port: *output_port,
-            output: *output,
-            pending: *pending,
-            last_was_command: *last_was_command,
-        })
-    }
-
-    fn restore(&self, state: I8042State) -> Result<(), RestoreError> {
-        let invalid = |cause| RestoreError::Invalid { kind: I8042State::KIND, cause };
-        if let Some(command) = state.pending.filter(|c| !matches!(c, 0x60..=0x7f | 0xd1..=0xd4)) {
-            return Err(invalid(format!("command {command:#x} does not wait for a byte")));
-        }
-        if let Some((_, from)) = state.output.filter(|(_, f)| f & !(STATUS_AUXILIARY | STATUS_TIMEOUT) != 0) {
-            return Err(invalid(format!("status bits {from:#x} do not belong to a byte")));
-        }
-        let I8042State { ram, output_port, output, pending, last_was_command } = state;
-        *lock(&self.0) = Inner { ram, output_port, output, pending, last_was_command };
-        Ok(())
     }
 }
 

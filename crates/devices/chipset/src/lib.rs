@@ -21,7 +21,7 @@ mod serial;
 
 pub use button::PowerButton;
 pub use ged::{Ged, GedConfig, GedEvent, GedFull, GedState};
-pub use i8042::{I8042, I8042Port, I8042State};
+pub use i8042::{I8042, I8042Port, I8042State, KeyboardError, KeyboardState};
 pub use power::{AcpiPower, AcpiPowerConfig, AcpiRegisters};
 pub use pvpanic::{PvPanic, PvPanicState};
 pub use rtc::{RTC_CENTURY_REGISTER, Rtc, RtcConfig, RtcState};

@@ -6,7 +6,8 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 use drystone_bus::{Interrupt, SystemClock};
 use drystone_chipset::{
-    AcpiPower, AcpiPowerConfig, Ged, GedConfig, PowerButton, PvPanic, Rtc, RtcConfig, Serial, SerialConfig,
+    AcpiPower, AcpiPowerConfig, Ged, GedConfig, I8042, PowerButton, PvPanic, Rtc, RtcConfig, Serial,
+    SerialConfig,
 };
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -72,6 +73,7 @@ fn acpica_reads_what_is_meant() {
     let com1 = serial(SerialConfig::default());
     let com2 = serial(SerialConfig { base: 0x2f8, irq: 3, index: 1, ..Default::default() });
     let rtc = Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()));
+    let keyboard = I8042::new(Arc::new(Unwired));
     let power = AcpiPower::new(AcpiPowerConfig { base: 0x600 });
     let mut ged = Ged::new(GedConfig { base: 0x604, gsi: 9 }, Arc::new(Unwired));
     let button = PowerButton::new(&mut ged).unwrap();
@@ -80,7 +82,7 @@ fn acpica_reads_what_is_meant() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("dsdt.aml"),
-        table(&[&com1, &com2, &rtc, &power, &button, &Scanner, &ged, &PvPanic::new()]),
+        table(&[&com1, &com2, &rtc, &keyboard, &power, &button, &Scanner, &ged, &PvPanic::new()]),
     )
     .unwrap();
 
@@ -94,6 +96,7 @@ fn acpica_reads_what_is_meant() {
         r#"Device(COM2){Name(_HID,EisaId("PNP0501"))Name(_UID,One)"#,
         r#"IO(Decode16,0x02F8,0x02F8,0x01,0x08,)Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000003,}"#,
         r#"Device(RTC){Name(_HID,EisaId("PNP0B00"))Name(_CRS,ResourceTemplate(){IO(Decode16,0x0070,0x0070,0x01,0x02,)})}"#,
+        r#"Device(KBD){Name(_HID,EisaId("PNP0303"))Name(_CRS,ResourceTemplate(){IO(Decode16,0x0060,0x0060,0x01,0x01,)IO(Decode16,0x0064,0x0064,0x01,0x01,)Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000001,}})}"#,
         r#"Device(PEVT){Name(_HID,"QEMU0001")Name(_CRS,ResourceTemplate(){IO(Decode16,0x0505,0x0505,0x01,0x01,)})}"#,
         r#"Name(\_S5,Package(0x04){0x05,Zero,Zero,Zero})"#,
         r#"Device(PWRB){Name(_HID,EisaId("PNP0C0C"))}"#,
