@@ -12,6 +12,10 @@ pub struct ExitCounts {
     pub mmio_reads: u64,
     /// Stores to what is not RAM.
     pub mmio_writes: u64,
+    /// RDMSR of registers that are handed over.
+    pub msr_reads: u64,
+    /// WRMSR to registers that are handed over.
+    pub msr_writes: u64,
     /// Kicks and signals.
     pub interrupted: u64,
     /// HLT without an interrupt controller.
@@ -29,6 +33,8 @@ pub(crate) struct ExitCounters {
     pub pio_writes: AtomicU64,
     pub mmio_reads: AtomicU64,
     pub mmio_writes: AtomicU64,
+    pub msr_reads: AtomicU64,
+    pub msr_writes: AtomicU64,
     pub interrupted: AtomicU64,
     pub halted: AtomicU64,
     pub shutdown: AtomicU64,
@@ -47,6 +53,8 @@ impl ExitCounters {
             pio_writes: get(&self.pio_writes),
             mmio_reads: get(&self.mmio_reads),
             mmio_writes: get(&self.mmio_writes),
+            msr_reads: get(&self.msr_reads),
+            msr_writes: get(&self.msr_writes),
             interrupted: get(&self.interrupted),
             halted: get(&self.halted),
             shutdown: get(&self.shutdown),

@@ -3,12 +3,22 @@ use drystone_bus::{Bus, Effect};
 use drystone_hypervisor::IoHandler;
 use std::sync::Arc;
 
+/// Answers the accesses to model-specific registers that a VM's configuration hands over
+/// ([`MsrFilter`](drystone_hypervisor::MsrFilter)). Called on vCPU threads, also on several at once; it does not block.
+pub trait MsrHandler: Send + Sync {
+    /// RDMSR on vCPU `vcpu`: the value, or `None` for a general protection fault.
+    fn read(&self, vcpu: u32, index: u32) -> Option<u64>;
+    /// WRMSR on vCPU `vcpu`: whether it is accepted. If not, the guest gets a general protection fault.
+    fn write(&self, vcpu: u32, index: u32, value: u64) -> bool;
+}
+
 /// Answers a vCPU's accesses from the devices on a [`Bus`], and keeps what a write asked of the machine. Ranges that the
 /// guest moves are moved at once: its next instruction may use them.
 ///
 /// One per vCPU. [`VcpuSet`](crate::VcpuSet) makes its own; this is for run loops of other make.
 pub struct BusIo {
     bus: Arc<Bus>,
+    msrs: Option<(u32, Arc<dyn MsrHandler>)>,
     effect: Effect,
     counters: Arc<ExitCounters>,
 }
@@ -20,7 +30,13 @@ impl BusIo {
     }
 
     pub(crate) fn counting(bus: Arc<Bus>, counters: Arc<ExitCounters>) -> Self {
-        Self { bus, effect: Effect::None, counters }
+        Self { bus, msrs: None, effect: Effect::None, counters }
+    }
+
+    /// Has `handler` answer what vCPU `vcpu` asks of model-specific registers; without one every such access faults.
+    #[must_use]
+    pub fn with_msrs(self, vcpu: u32, handler: Arc<dyn MsrHandler>) -> Self {
+        Self { msrs: Some((vcpu, handler)), ..self }
     }
 
     /// The last effect of a write that is for others to apply, if there was one since
@@ -68,6 +84,14 @@ impl IoHandler for BusIo {
         count(&self.counters.mmio_writes);
         let effect = self.bus.mmio.write(addr, data);
         self.keep(effect);
+    }
+    fn rdmsr(&mut self, index: u32) -> Option<u64> {
+        count(&self.counters.msr_reads);
+        self.msrs.as_ref().and_then(|(vcpu, handler)| handler.read(*vcpu, index))
+    }
+    fn wrmsr(&mut self, index: u32, value: u64) -> bool {
+        count(&self.counters.msr_writes);
+        self.msrs.as_ref().is_some_and(|(vcpu, handler)| handler.write(*vcpu, index, value))
     }
 }
 
@@ -117,6 +141,27 @@ mod tests {
             (counts.pio_reads, counts.pio_writes, counts.mmio_reads, counts.mmio_writes),
             (1, 2, 2, 1)
         );
+    }
+
+    /// vCPU 3 has register 5, which is 6 and takes even values.
+    struct Msrs;
+    impl MsrHandler for Msrs {
+        fn read(&self, vcpu: u32, index: u32) -> Option<u64> {
+            ((vcpu, index) == (3, 5)).then_some(6)
+        }
+        fn write(&self, vcpu: u32, index: u32, value: u64) -> bool {
+            (vcpu, index) == (3, 5) && value % 2 == 0
+        }
+    }
+
+    #[test]
+    fn registers_are_the_handlers_or_nobodys() {
+        let mut io = BusIo::new(Arc::new(Bus::default()));
+        assert_eq!((io.rdmsr(5), io.wrmsr(5, 2)), (None, false));
+        let mut io = io.with_msrs(3, Arc::new(Msrs));
+        assert_eq!((io.rdmsr(5), io.rdmsr(6)), (Some(6), None));
+        assert_eq!((io.wrmsr(5, 2), io.wrmsr(5, 3)), (true, false));
+        assert_eq!((io.counts().msr_reads, io.counts().msr_writes), (3, 3));
     }
 
     struct MoveFrom0To8;

@@ -20,5 +20,5 @@ mod sync {
 pub use counters::ExitCounts;
 pub use error::VcpuError;
 pub use event::{EventSink, VcpuEvent, VcpuEventKind};
-pub use io::BusIo;
-pub use set::{BootState, SavedVcpu, VcpuSet, VcpusState};
+pub use io::{BusIo, MsrHandler};
+pub use set::{BootState, SavedVcpu, VcpuOptions, VcpuSet, VcpusState};

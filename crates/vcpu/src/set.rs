@@ -1,7 +1,7 @@
 use crate::counters::ExitCounters;
 use crate::event::Held;
 use crate::gate::Gate;
-use crate::{BusIo, EventSink, ExitCounts, VcpuError, VcpuEvent};
+use crate::{BusIo, EventSink, ExitCounts, MsrHandler, VcpuError, VcpuEvent};
 use drystone_bus::Bus;
 use drystone_hypervisor::{Error, Kicker, Vcpu};
 use drystone_state::{Blob, Component, ComponentError, PersistDyn};
@@ -32,9 +32,19 @@ impl<F: Fn(&mut dyn Vcpu) -> Result<(), Error> + Send + Sync> BootState for F {
     }
 }
 
+/// What a [`VcpuSet`] can do without. Begin with the default, and change fields.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct VcpuOptions {
+    /// Answers what the guest asks of model-specific registers that the VM hands over. Without it each access faults.
+    pub msrs: Option<Arc<dyn MsrHandler>>,
+}
+
 /// All vCPUs of a machine, each on a thread of its own (`vcpu0`, `vcpu1`, …), as one [`Component`].
 ///
-/// - **resume** lets them run. The first one applies the [`BootState`] before.
+/// - **resume** lets them run. The first one applies the [`BootState`] before; each later one tells the guest that it was
+///   stopped, so that its watchdogs do not take the pause for a lock-up. The guest's time goes on during a pause, as it
+///   does while a laptop sleeps.
 /// - **pause** is the stop barrier: when it returns, every vCPU is out of the guest with its last instruction
 ///   complete, no device is being called, and every event has been handed to the sink. It gets a vCPU out of a halt in
 ///   the hypervisor; a vCPU inside a device finishes that call first.
@@ -101,6 +111,20 @@ impl VcpuSet {
         sink: EventSink,
         boot: Arc<dyn BootState>,
     ) -> Result<Self, VcpuError> {
+        Self::with_options(vcpus, bus, sink, boot, &VcpuOptions::default())
+    }
+
+    /// As [`new`](Self::new), with more said.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_options(
+        vcpus: Vec<Box<dyn Vcpu>>,
+        bus: Arc<Bus>,
+        sink: EventSink,
+        boot: Arc<dyn BootState>,
+        options: &VcpuOptions,
+    ) -> Result<Self, VcpuError> {
         if vcpus.is_empty() {
             return Err(VcpuError::Empty);
         }
@@ -123,7 +147,10 @@ impl VcpuSet {
         };
         // If one fails, dropping the set ends those before it.
         for slot in &set.slots {
-            let io = BusIo::counting(bus.clone(), slot.counters.clone());
+            let mut io = BusIo::counting(bus.clone(), slot.counters.clone());
+            if let Some(handler) = &options.msrs {
+                io = io.with_msrs(slot.id, handler.clone());
+            }
             let worker = worker::Worker::new(slot.clone(), set.shared.clone(), io);
             let thread = thread::Builder::new().name(format!("vcpu{}", slot.id));
             let handle = thread
@@ -233,7 +260,12 @@ impl VcpuSet {
         if control.running {
             return Ok(());
         }
-        if !control.booted {
+        if control.booted {
+            for slot in &self.slots {
+                let told = lock(&slot.vcpu).notify_stopped();
+                told.map_err(because(slot.id, "tell the guest that it was stopped"))?;
+            }
+        } else {
             for slot in &self.slots {
                 slot.boot(self.boot.as_ref())?;
             }

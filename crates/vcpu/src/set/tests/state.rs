@@ -51,6 +51,36 @@ fn restored(rig: &Rig, program: impl Fn(&mut GuestCpu) + Send + Sync + 'static) 
     fresh
 }
 
+/// A guest is told of each pause, on every vCPU, and not of its start.
+#[test]
+fn a_guest_is_told_that_it_was_stopped() {
+    let rig = Rig::new(1, |cpu| {
+        loop {
+            let told = u64::from(cpu.take_stopped());
+            cpu.set_regs(|r| r.rbx += told);
+            cpu.out8(COUNT, 0);
+        }
+    });
+    for resumes in 0..4 {
+        rig.resume();
+        rig.resume();
+        rig.wait_counts(10);
+        rig.pause();
+        assert_eq!(rig.regs(0).rbx, resumes);
+    }
+    let rig = Rig::new(3, |cpu| {
+        while !cpu.take_stopped() {
+            cpu.step();
+        }
+        cpu.out8(COUNT, 0);
+    });
+    rig.resume();
+    rig.pause();
+    assert_eq!(rig.counts(), 0);
+    rig.resume();
+    rig.wait_counts(3);
+}
+
 #[test]
 fn a_saved_set_goes_on_in_another() {
     let rig = Rig::new(2, count_in_rbx);
