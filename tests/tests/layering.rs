@@ -14,7 +14,15 @@ const LAYERS: &[&[&str]] = &[
     &["drystone-bus", "drystone-hypervisor"],
     &["drystone-limit", "drystone-observe"],
     &["drystone-virtio"],
-    &["drystone-chipset", "drystone-kvm", "drystone-lifecycle", "drystone-loader", "drystone-vcpu"],
+    &[
+        "drystone-block",
+        "drystone-chipset",
+        "drystone-kvm",
+        "drystone-lifecycle",
+        "drystone-loader",
+        "drystone-runner",
+        "drystone-vcpu",
+    ],
     &["drystone"],
     // Tests and their tools look at everything and are seen by nobody.
     &["drystone-lab", "drystone-testkit"],

@@ -14,9 +14,11 @@ mod core;
 mod cx;
 mod device;
 mod fault;
+mod mailbox;
 mod mmio;
 mod notify;
 mod ring;
+mod timer;
 mod view;
 
 pub use crate::core::status::{
@@ -30,7 +32,9 @@ pub use chain::{Chain, Seg, part};
 pub use cx::Cx;
 pub use device::{Description, SharedMemory, Source, VirtioDevice, Worker};
 pub use fault::{Attempt, Event, Fault, Observer, Unobserved};
+pub use mailbox::{Mailbox, PostError, Postbox, mailbox};
 pub use mmio::{Mmio, MmioConfig, MmioState};
 pub use notify::{Doorbell, Interrupts, Notification};
 pub use ring::RingRef;
+pub use timer::Timer;
 pub use view::View;

@@ -1,0 +1,101 @@
+use crate::BlockError;
+use drystone_limit::LimitConfig;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// The most queues that a device may have.
+pub const MAX_QUEUES: u16 = 64;
+/// Length of the serial number that a driver can ask for (5.2.6, VIRTIO_BLK_T_GET_ID), in bytes.
+pub(crate) const SERIAL_LEN: usize = 20;
+
+/// A disk as its user describes it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockConfig {
+    /// Its name in messages, and its serial number unless that is given.
+    pub id: String,
+    /// A raw image file or a block device of the host.
+    pub path: PathBuf,
+    /// The guest can only read. The file is opened so that this program cannot write it either.
+    #[serde(default)]
+    pub read_only: bool,
+    /// What the guest reads as serial number: at most 20 bytes of printable ASCII. The first 20 of the name unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// How many queues, from 1 to [`MAX_QUEUES`]; sensible is one for each virtual CPU.
+    #[serde(default = "one")]
+    pub queues: u16,
+    /// Entries of a queue: a power of two from 4 to 1024.
+    #[serde(default = "default_queue_size")]
+    pub queue_size: u16,
+    /// What happens when the host fails a request.
+    #[serde(default)]
+    pub on_io_error: OnIoError,
+    /// How fast the disk may be.
+    #[serde(default)]
+    pub limit: LimitConfig,
+}
+
+/// What happens when the host fails a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnIoError {
+    /// The guest is told (VIRTIO_BLK_S_IOERR), and does what it does with a broken disk.
+    #[default]
+    Report,
+    /// The guest is not told: its queue stands still, and the VMM is told, to stop or pause the machine. The request is
+    /// tried again when a paused machine resumes.
+    Stop,
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn default_queue_size() -> u16 {
+    256
+}
+
+impl BlockConfig {
+    /// A disk at `path` with everything else as it is when not given.
+    pub fn new(id: impl Into<String>, path: impl Into<PathBuf>) -> Self {
+        Self {
+            id: id.into(),
+            path: path.into(),
+            read_only: false,
+            serial: None,
+            queues: one(),
+            queue_size: default_queue_size(),
+            on_io_error: OnIoError::default(),
+            limit: LimitConfig::default(),
+        }
+    }
+
+    /// Checks what can be checked without touching the host.
+    ///
+    /// # Errors
+    /// [`BlockError::Config`] for the first field that makes no sense.
+    pub fn validate(&self) -> Result<(), BlockError> {
+        let bad = |what: String| Err(BlockError::Config { id: self.id.clone(), what });
+        if self.queues == 0 || self.queues > MAX_QUEUES {
+            return bad(format!("queues {}: must be 1 to {MAX_QUEUES}", self.queues));
+        }
+        if !self.queue_size.is_power_of_two() || !(4..=1024).contains(&self.queue_size) {
+            return bad(format!("queue_size {}: must be a power of two from 4 to 1024", self.queue_size));
+        }
+        if let Some(serial) = &self.serial
+            && (serial.len() > SERIAL_LEN || !serial.bytes().all(|b| (0x20..0x7f).contains(&b)))
+        {
+            return bad(format!("serial {serial:?}: must be at most 20 bytes of printable ASCII"));
+        }
+        Ok(())
+    }
+
+    /// What the guest is given, padded with zeros.
+    pub(crate) fn serial_bytes(&self) -> [u8; SERIAL_LEN] {
+        let text = self.serial.as_ref().unwrap_or(&self.id);
+        let mut bytes = [0; SERIAL_LEN];
+        bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+        bytes
+    }
+}

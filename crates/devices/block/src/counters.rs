@@ -1,0 +1,51 @@
+use drystone_observe::{Counter, Observe, Visitor};
+
+/// What one queue did. On cache lines of its own, as another thread bumps those of the next queue.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct BlockCounters {
+    /// Reads that were done.
+    pub reads: Counter,
+    /// Writes that were done.
+    pub writes: Counter,
+    /// Flushes that were done.
+    pub flushes: Counter,
+    /// Bytes that were read.
+    pub read_bytes: Counter,
+    /// Bytes that were written.
+    pub written_bytes: Counter,
+    /// Requests that the host failed.
+    pub errors: Counter,
+    /// Requests that made no sense: malformed, outside of the disk, of an unknown kind, writes to a read-only disk.
+    pub refused: Counter,
+    /// Requests that had to wait for a rate limit.
+    pub throttled: Counter,
+}
+
+impl BlockCounters {
+    fn all(&self) -> [(&'static str, &Counter); 8] {
+        let Self { reads, writes, flushes, read_bytes, written_bytes, errors, refused, throttled } = self;
+        [
+            ("reads", reads),
+            ("writes", writes),
+            ("flushes", flushes),
+            ("read_bytes", read_bytes),
+            ("written_bytes", written_bytes),
+            ("errors", errors),
+            ("refused", refused),
+            ("throttled", throttled),
+        ]
+    }
+}
+
+/// All queues together.
+pub(crate) struct Sums<'a>(pub &'a [BlockCounters]);
+
+impl Observe for Sums<'_> {
+    fn observe(&self, to: &mut Visitor<'_>) {
+        for (n, (name, _)) in BlockCounters::default().all().iter().enumerate() {
+            let of = |queue: &BlockCounters| queue.all().get(n).map_or(0, |(_, counter)| counter.get());
+            to.count(name, self.0.iter().map(of).fold(0, u64::wrapping_add));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+use super::*;
+use std::path::Path;
+use vm_memory::bitmap::{AtomicBitmap, Bitmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions};
+
+fn config(path: &Path) -> BlockConfig {
+    BlockConfig::new("root", path)
+}
+
+fn image(bytes: &[u8]) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), bytes).unwrap();
+    file
+}
+
+#[test]
+fn what_cannot_be_opened_is_said_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("x.img");
+    let error = RawDisk::open(&config(&missing)).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        format!(
+            "disk `root` at {}: cannot open for writing: No such file or directory (os error 2)",
+            missing.display()
+        )
+    );
+    let error = |path: &Path| RawDisk::open(&config(path)).unwrap_err().to_string();
+    std::fs::write(&missing, [0; 511]).unwrap();
+    assert!(error(&missing).ends_with("smaller than a sector of 512 bytes"));
+    assert!(error(Path::new("/dev/null")).ends_with("neither a file nor a block device"));
+    assert!(error(dir.path()).contains("cannot open for writing: Is a directory"));
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(error(&pipe).ends_with("neither a file nor a block device"), "and it did not wait");
+    let read_only = BlockConfig { read_only: true, ..config(Path::new("/nowhere")) };
+    assert!(RawDisk::open(&read_only).unwrap_err().to_string().contains("cannot open for reading"));
+}
+
+#[test]
+fn one_writer_or_many_readers() {
+    let file = image(&[0; 512]);
+    let write = config(file.path());
+    let read = BlockConfig { read_only: true, ..write.clone() };
+    let writer = RawDisk::open(&write).unwrap();
+    assert!(matches!(RawDisk::open(&write), Err(BlockError::Locked { .. })));
+    let refused = RawDisk::open(&read).unwrap_err().to_string();
+    assert!(refused.ends_with("in use by another program or machine, which writes it"), "{refused}");
+    drop(writer);
+    let readers = [RawDisk::open(&read).unwrap(), RawDisk::open(&read).unwrap()];
+    assert!(matches!(RawDisk::open(&write), Err(BlockError::Locked { .. })));
+    drop(readers);
+    assert!(RawDisk::open(&write).is_ok());
+}
+
+type Memory = GuestMemoryMmap<AtomicBitmap>;
+
+fn slices<'a>(memory: &'a Memory, pieces: &'a [(u64, usize)]) -> Vec<VolatileSlice<'a, impl BitmapSlice>> {
+    let of = |(at, len): &(u64, usize)| {
+        GuestMemory::get_slices(memory, GuestAddress(*at), *len, Permissions::ReadWrite)
+            .unwrap()
+            .map(Result::unwrap)
+    };
+    pieces.iter().flat_map(of).collect()
+}
+
+/// Pieces of all sizes, more than one system call takes, over the border of two regions.
+#[test]
+fn every_byte_goes_where_it_belongs() {
+    let memory = Memory::from_ranges(&[(GuestAddress(0), 0x8000), (GuestAddress(0x8000), 0x8000)]).unwrap();
+    let content: Vec<u8> = (0..0x8000u32).map(|i| (i * 7 + i / 256) as u8).collect();
+    let file = image(&content);
+    let disk = RawDisk::open(&config(file.path())).unwrap();
+
+    let mut pieces: Vec<_> = (0..2100).map(|i| (0x2000 + i * 3, (i % 4) as usize)).collect();
+    pieces.push((0x7ff0, 0x20));
+    let wanted: usize = pieces.iter().map(|p| p.1).sum();
+    disk.read(100, &slices(&memory, &pieces)).unwrap();
+    let mut from = 100;
+    for (at, len) in &pieces {
+        let mut got = vec![0; *len];
+        memory.read_slice(&mut got, GuestAddress(*at)).unwrap();
+        assert_eq!(got, content[from..from + len], "piece at {at:#x}");
+        from += len;
+    }
+    assert_eq!(from, 100 + wanted);
+    let region = memory.find_region(GuestAddress(0x8000)).unwrap();
+    assert!(vm_memory::GuestMemoryRegion::bitmap(region).dirty_at(0), "what was read is dirty memory");
+    assert!(!vm_memory::GuestMemoryRegion::bitmap(region).dirty_at(0x4000));
+
+    memory.write_slice(&[0xaa; 0x20], GuestAddress(0x7ff0)).unwrap();
+    disk.write(0x1001, &slices(&memory, &[(0x7ff0, 0x20)])).unwrap();
+    let now = std::fs::read(file.path()).unwrap();
+    assert_eq!(now[0x1001..0x1021], [0xaa; 0x20]);
+    assert_eq!((&now[..0x1001], &now[0x1021..]), (&content[..0x1001], &content[0x1021..]));
+    disk.flush().unwrap();
+}
+
+#[test]
+fn past_the_end_is_an_error() {
+    let memory = Memory::from_ranges(&[(GuestAddress(0), 0x2000)]).unwrap();
+    let file = image(&[7; 1024]);
+    let disk = RawDisk::open(&config(file.path())).unwrap();
+    let error = disk.read(512, &slices(&memory, &[(0, 1024)])).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert!(disk.read(u64::MAX, &slices(&memory, &[(0, 1)])).is_err());
+}
+
+#[test]
+fn a_flush_that_failed_stays_failed() {
+    let file = image(&[0; 512]);
+    let disk = RawDisk::open(&config(file.path())).unwrap();
+    disk.flush().unwrap();
+    disk.lost.store(true, Ordering::Release);
+    assert!(disk.flush().unwrap_err().to_string().contains("may be lost"));
+}

@@ -1,0 +1,75 @@
+use crate::counters::Sums;
+use crate::device::Message;
+use crate::request::SECTOR;
+use crate::shared::Shared;
+use crate::{BlockCounters, RawDisk, ResizeError};
+use drystone_limit::LimitConfig;
+use drystone_observe::{Observe, Visitor};
+use drystone_virtio::{Postbox, Timer};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a VMM keeps of a disk while its guest runs. Cheap to clone.
+#[derive(Clone)]
+pub struct BlockHandle {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) disk: Option<Arc<RawDisk>>,
+    pub(crate) postbox: Postbox<Message>,
+    /// Wakes each queue's worker.
+    pub(crate) timers: Vec<Timer>,
+}
+
+impl BlockHandle {
+    /// Looks how large the file is now and tells the guest. Somebody has changed its size before: this never does.
+    ///
+    /// A guest that still uses what lies past a new, smaller end gets I/O errors there. Returns the size in bytes.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; nothing has changed then.
+    pub fn reread_size(&self) -> Result<u64, ResizeError> {
+        let size = match &self.disk {
+            Some(disk) => disk.size(),
+            None => Err(std::io::ErrorKind::Unsupported.into()),
+        };
+        let size = size.map_err(|cause| ResizeError::Size { id: self.shared.id.clone(), cause })?;
+        self.set_size(size)?;
+        Ok(size)
+    }
+
+    /// Tells the guest that the disk has `bytes` bytes now, for engines that have no [`RawDisk`]. A machine that is paused
+    /// hears of it when it runs.
+    ///
+    /// # Errors
+    /// [`ResizeError::Post`]; nothing has changed then.
+    pub fn set_size(&self, bytes: u64) -> Result<(), ResizeError> {
+        let id = || self.shared.id.clone();
+        let message = Message::Size { sectors: bytes / SECTOR };
+        self.postbox.post(message).map_err(|cause| ResizeError::Post { id: id(), cause })
+    }
+
+    /// Other rate limits from now on, also for requests that wait.
+    pub fn set_limit(&self, limit: LimitConfig) {
+        self.shared.limiter.configure(limit);
+        // Those that wait have set their timers by the old rates.
+        self.timers.iter().for_each(|timer| timer.set(Duration::ZERO));
+    }
+
+    /// The size that the guest sees, in bytes.
+    pub fn size(&self) -> u64 {
+        self.shared.sectors().saturating_mul(SECTOR)
+    }
+
+    /// What each queue did.
+    pub fn counters(&self) -> &[BlockCounters] {
+        &self.shared.counters
+    }
+}
+
+impl Observe for BlockHandle {
+    fn observe(&self, to: &mut Visitor<'_>) {
+        to.number("size_bytes", self.size());
+        to.flag("read_only", self.shared.read_only);
+        to.flag("writeback", self.shared.writeback());
+        Sums(&self.shared.counters).observe(to);
+    }
+}

@@ -1,0 +1,78 @@
+use crate::config::SERIAL_LEN;
+use crate::device::OnFailure;
+use crate::request::{MAX_REQUEST, Request, SECTOR};
+use crate::{BlockConfig, BlockCounters, OnIoError};
+use drystone_bus::Clock;
+use drystone_limit::Limiter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// What the device, its workers and its handle share. No lock on the data path, unless there is a limit.
+pub(crate) struct Shared {
+    pub id: String,
+    pub read_only: bool,
+    pub serial: [u8; SERIAL_LEN],
+    pub on_io_error: OnIoError,
+    pub on_failure: OnFailure,
+    pub limiter: Limiter,
+    /// By queue.
+    pub counters: Vec<BlockCounters>,
+    /// For a queue that there is not, which nobody has.
+    nobody: BlockCounters,
+    sectors: AtomicU64,
+    /// The `writeback` field of the configuration space.
+    writeback: AtomicBool,
+}
+
+impl Shared {
+    pub fn new(config: &BlockConfig, size: u64, clock: Arc<dyn Clock>, on_failure: OnFailure) -> Self {
+        Self {
+            id: config.id.clone(),
+            read_only: config.read_only,
+            serial: config.serial_bytes(),
+            on_io_error: config.on_io_error,
+            on_failure,
+            limiter: Limiter::new(config.limit, clock),
+            counters: (0..config.queues).map(|_| BlockCounters::default()).collect(),
+            nobody: BlockCounters::default(),
+            sectors: AtomicU64::new(size / SECTOR),
+            writeback: AtomicBool::new(true),
+        }
+    }
+
+    pub fn count(&self, queue: u16) -> &BlockCounters {
+        self.counters.get(usize::from(queue)).unwrap_or(&self.nobody)
+    }
+
+    /// The size that the guest sees, in sectors.
+    pub fn sectors(&self) -> u64 {
+        self.sectors.load(Ordering::Acquire)
+    }
+    pub fn set_sectors(&self, sectors: u64) {
+        self.sectors.store(sectors, Ordering::Release);
+    }
+    pub fn writeback(&self) -> bool {
+        self.writeback.load(Ordering::Acquire)
+    }
+    pub fn set_writeback(&self, on: bool) {
+        self.writeback.store(on, Ordering::Release);
+    }
+
+    /// Where on the disk `len` bytes from `sector` on begin, in bytes. `None` if they are not whole sectors of the disk, or
+    /// too many.
+    pub fn place(&self, sector: u64, len: u64) -> Option<u64> {
+        let end = sector.checked_add(len / SECTOR)?;
+        let good = len % SECTOR == 0 && len <= MAX_REQUEST && end <= self.sectors();
+        sector.checked_mul(SECTOR).filter(|_| good)
+    }
+
+    /// Whether a request that had a place before still has it.
+    pub fn fits(&self, request: &Request) -> bool {
+        match request {
+            Request::Read { offset, len } | Request::Write { offset, len } => {
+                self.place(offset / SECTOR, *len).is_some()
+            }
+            Request::Flush | Request::GetId => true,
+        }
+    }
+}

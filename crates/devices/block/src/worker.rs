@@ -1,0 +1,272 @@
+use crate::request::{Request, Status, answer};
+use crate::shared::Shared;
+use crate::space::{F_CONFIG_WCE, F_FLUSH};
+use crate::{BlockCounters, Done, Engine, EngineError, IoFailure, Job, OnIoError, Operation};
+use drystone_limit::{Cost, Ticket};
+use drystone_memory::Mem;
+use drystone_virtio::{Chain, Cx, Fault, RingRef, Source, Timer, Worker};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+const TIMER: u32 = 0;
+const ENGINE: u32 = 1;
+
+/// Serves one queue.
+pub(crate) struct Queue<M: Mem> {
+    index: u16,
+    engine: Box<dyn Engine<M>>,
+    shared: Arc<Shared>,
+    timer: Timer,
+    /// Waits for a rate limit. Nothing is taken from the ring meanwhile, so it is the one that was popped last.
+    waiting: Option<Waiting>,
+    /// Failed by the host, and the guest is not to know. Nothing is taken from the ring until the machine was paused.
+    failed: Vec<Job<M>>,
+    /// How many requests were taken from the ring, less those put back.
+    popped: u64,
+}
+
+struct Waiting {
+    chain: Chain,
+    request: Request,
+    ticket: Ticket,
+}
+
+/// The host's failure, to be reported when the ring is closed.
+type Failure = Option<(&'static str, io::Error)>;
+
+impl<M: Mem> Queue<M> {
+    pub fn new(index: u16, engine: Box<dyn Engine<M>>, shared: Arc<Shared>, timer: Timer) -> Self {
+        Self { index, engine, shared, timer, waiting: None, failed: Vec::new(), popped: 0 }
+    }
+
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    fn count(&self) -> &BlockCounters {
+        self.shared.count(self.index)
+    }
+
+    /// Completes what has ended, and begins requests while the engine has room.
+    fn serve(&mut self, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
+        let through = self.writes_through(cx.features());
+        let (mut failure, mut ring) = (None, cx.ring(self.index)?);
+        loop {
+            self.reap(&mut ring, &mut failure)?;
+            if !self.engine.has_room() || !self.failed.is_empty() {
+                break;
+            }
+            let Some((chain, request)) = self.next(&mut ring)? else { break };
+            self.begin(&mut ring, chain, request, through)?;
+        }
+        self.engine.commit();
+        drop(ring);
+        report(cx, failure);
+        Ok(())
+    }
+
+    /// A driver that cannot flush, or has switched the cache off, takes a completed write for a safe one (5.2.6.2).
+    fn writes_through(&self, features: u64) -> bool {
+        let cache = match features & (F_FLUSH | F_CONFIG_WCE) {
+            0 => false,
+            F_FLUSH => true,
+            _ => self.shared.writeback(),
+        };
+        !cache
+    }
+
+    /// The next request that may begin now.
+    fn next(&mut self, ring: &mut RingRef<'_, M>) -> Result<Option<(Chain, Request)>, Fault> {
+        if let Some(waiting) = self.waiting.take() {
+            return Ok(self.admit(waiting));
+        }
+        loop {
+            let Some(chain) = ring.pop()? else { return Ok(None) };
+            self.popped = self.popped.wrapping_add(1);
+            let request = match Request::parse(ring, &chain, &self.shared) {
+                Ok(request) => request,
+                Err(status) => {
+                    self.refuse(ring, chain, status)?;
+                    continue;
+                }
+            };
+            match self.shared.limiter.take(Cost { bytes: request.bytes() }) {
+                Ok(()) => return Ok(Some((chain, request))),
+                Err(ticket) => {
+                    self.count().throttled.increment();
+                    return Ok(self.admit(Waiting { chain, request, ticket }));
+                }
+            }
+        }
+    }
+
+    /// Gives a request back whose time has come; any other waits on.
+    fn admit(&mut self, waiting: Waiting) -> Option<(Chain, Request)> {
+        match self.shared.limiter.ready(&waiting.ticket) {
+            Ok(()) => Some((waiting.chain, waiting.request)),
+            Err(wait) => {
+                self.timer.set(wait);
+                self.waiting = Some(waiting);
+                None
+            }
+        }
+    }
+
+    fn refuse(&self, ring: &mut RingRef<'_, M>, chain: Chain, status: Status) -> Result<(), Fault> {
+        self.count().refused.increment();
+        answer(ring, self.index, chain, status, 0)
+    }
+
+    fn begin(
+        &mut self,
+        ring: &mut RingRef<'_, M>,
+        chain: Chain,
+        request: Request,
+        through: bool,
+    ) -> Result<(), Fault> {
+        // Memory for the status is asked for before anything is done: a request without has no answer.
+        if chain.writable_len() == 0 || !self.shared.fits(&request) {
+            return self.refuse(ring, chain, Status::IoError);
+        }
+        let operation = match request {
+            Request::Read { offset, len } => Operation::Read { offset, len },
+            Request::Write { offset, len } => Operation::Write { offset, len, through },
+            Request::Flush => Operation::Flush,
+            Request::GetId => return self.tell_serial(ring, chain),
+        };
+        self.engine.submit(Job { chain, operation, memory: ring.snapshot(), order: self.popped });
+        Ok(())
+    }
+
+    fn tell_serial(&self, ring: &mut RingRef<'_, M>, chain: Chain) -> Result<(), Fault> {
+        let room = usize::try_from(chain.writable_len().saturating_sub(1)).unwrap_or(0);
+        let serial = self.shared.serial.get(..room).unwrap_or(&self.shared.serial);
+        match ring.write(&chain, 0, serial) {
+            Ok(written) => answer(ring, self.index, chain, Status::Ok, written as u64),
+            Err(_) => self.refuse(ring, chain, Status::IoError),
+        }
+    }
+
+    fn reap(&mut self, ring: &mut RingRef<'_, M>, failure: &mut Failure) -> Result<(), Fault> {
+        while let Some(Done { job, result }) = self.engine.reap() {
+            match result {
+                Ok(()) => self.complete(ring, job)?,
+                Err(EngineError::Memory) => self.refuse(ring, job.chain, Status::IoError)?,
+                Err(EngineError::Host(cause)) => self.fail(ring, job, cause, failure)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn complete(&self, ring: &mut RingRef<'_, M>, job: Job<M>) -> Result<(), Fault> {
+        let counters = self.count();
+        let data = match job.operation {
+            Operation::Read { len, .. } => {
+                counters.reads.increment();
+                counters.read_bytes.add(len);
+                len
+            }
+            Operation::Write { len, .. } => {
+                counters.writes.increment();
+                counters.written_bytes.add(len);
+                0
+            }
+            Operation::Flush => {
+                counters.flushes.increment();
+                0
+            }
+        };
+        answer(ring, self.index, job.chain, Status::Ok, data)
+    }
+
+    fn fail(
+        &mut self,
+        ring: &mut RingRef<'_, M>,
+        job: Job<M>,
+        cause: io::Error,
+        failure: &mut Failure,
+    ) -> Result<(), Fault> {
+        self.count().errors.increment();
+        let what = match job.operation {
+            Operation::Read { .. } => "read",
+            Operation::Write { .. } => "write",
+            Operation::Flush => "flush",
+        };
+        match self.shared.on_io_error {
+            OnIoError::Report => {
+                failure.get_or_insert((what, cause));
+                answer(ring, self.index, job.chain, Status::IoError, 0)
+            }
+            OnIoError::Stop => {
+                self.failed.push(job);
+                let id = self.shared.id.clone();
+                (self.shared.on_failure)(&IoFailure { id, what, cause });
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts requests back that were not done, the last one first. One that later ones have overtaken cannot go back: the
+    /// guest is told.
+    fn put_back(&mut self, ring: &mut RingRef<'_, M>) -> Result<(), Fault> {
+        if let Some(Waiting { chain, request: _, ticket }) = self.waiting.take() {
+            self.shared.limiter.cancel(ticket);
+            self.popped = self.popped.wrapping_sub(1);
+            ring.unpop(chain)?;
+        }
+        self.failed.sort_by_key(|job| job.order);
+        while let Some(job) = self.failed.pop() {
+            if job.order == self.popped {
+                self.popped = self.popped.wrapping_sub(1);
+                ring.unpop(job.chain)?;
+            } else {
+                answer(ring, self.index, job.chain, Status::IoError, 0)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn report<M: Mem>(cx: &Cx<'_, M>, failure: Failure) {
+    if let Some((what, cause)) = failure {
+        cx.report(what, &cause);
+    }
+}
+
+impl<M: Mem> Worker<M> for Queue<M> {
+    fn start(&mut self, _: &mut Cx<'_, M>) -> Result<(), Fault> {
+        self.shared.limiter.resume();
+        // What waited may go on; the rings are rung by the core.
+        self.timer.set(Duration::ZERO);
+        Ok(())
+    }
+    fn on_kick(&mut self, _: u16, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
+        self.serve(cx)
+    }
+    fn on_ready(&mut self, _: u32, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
+        self.serve(cx)
+    }
+    fn drain(&mut self, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
+        let mut failure = None;
+        let mut ring = cx.ring(self.index)?;
+        self.reap(&mut ring, &mut failure)?;
+        self.put_back(&mut ring)?;
+        drop(ring);
+        self.shared.limiter.pause();
+        report(cx, failure);
+        Ok(())
+    }
+    fn cancel(&mut self) {
+        if let Some(waiting) = self.waiting.take() {
+            self.shared.limiter.cancel(waiting.ticket);
+        }
+        self.failed.clear();
+        self.engine.cancel();
+        self.timer.clear();
+    }
+    fn sources(&self) -> Vec<Source> {
+        let engine = self.engine.source(ENGINE);
+        [self.timer.source(TIMER)].into_iter().chain(engine).collect()
+    }
+}
