@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["drystone-state", "drystone-memory"],
     &["drystone-bus", "drystone-hypervisor"],
     &["drystone-limit", "drystone-observe"],
+    &["drystone-pci"],
     &["drystone-virtio"],
     &[
         "drystone-block",

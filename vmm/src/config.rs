@@ -5,6 +5,7 @@ mod console;
 mod cpus;
 mod file;
 mod memory;
+mod pci;
 mod size;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ pub use boot::BootProtocol;
 pub use console::ConsoleConfig;
 pub use cpus::{CpusConfig, CpusError};
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
+pub use pci::PciConfig;
 pub use size::{ByteSize, SizeError};
 
 use crate::log::Level;
@@ -51,6 +53,8 @@ pub struct Config {
     pub cpus: CpusConfig,
     /// Guest RAM.
     pub memory: MemoryConfig,
+    /// The PCI bus.
+    pub pci: PciConfig,
     /// Where the guest's serial console is.
     pub console: ConsoleConfig,
     /// What happens when the guest resets its machine.
@@ -100,6 +104,7 @@ impl Default for Config {
             cmdline: String::new(),
             cpus: CpusConfig::from(1),
             memory: MemoryConfig::default(),
+            pci: PciConfig::default(),
             console: ConsoleConfig::default(),
             on_reset: Policy::Reset,
             on_triple_fault: Policy::Stop,

@@ -3,6 +3,7 @@
 mod board;
 mod devices;
 mod image;
+mod pci;
 
 use crate::config::{Config, CpusError, PanicPolicy, Policy};
 use crate::monitor::Handle;
@@ -53,6 +54,8 @@ pub enum MachineError {
     Lifecycle(#[from] drystone_lifecycle::Error),
     #[error(transparent)]
     Load(ComponentError),
+    #[error(transparent)]
+    Pci(#[from] drystone_pci::SegmentError),
     #[error(transparent)]
     Serial(#[from] drystone_chipset::SerialError),
     /// More vCPUs than the host's hypervisor takes.
@@ -125,11 +128,12 @@ impl Machine {
         let vm = hypervisor.create_vm(&VmConfig::default())?;
         let mapped = map(vm.as_ref(), &ram)?;
 
-        let (devices, wires, console) = devices::Devices::new(vm.as_ref())?;
+        let (devices, wires, console) = devices::Devices::new(vm.as_ref(), &layout, &config.pci)?;
         let cpu = CpuModel::with_topology(topology).on(&host)?;
         let describe = devices.describe(topology.apic_ids().collect());
-        let entry = Mutex::new(None);
-        let image = Arc::new(BootImage { ram, layout, kernel, protocol, initrd, cmdline, describe, entry });
+        let (reserved, entry) = (devices.reserved(), Mutex::new(None));
+        let image = BootImage { ram, layout, kernel, protocol, initrd, cmdline, describe, reserved, entry };
+        let image = Arc::new(image);
         image.load().map_err(MachineError::Load)?;
 
         let made = vcpus(vm.as_ref(), &cpu)?;

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 #![doc = include_str!("../README.md")]
 
+pub mod aml;
 mod asm;
 pub mod conformance;
 pub mod fuzz;

@@ -131,6 +131,9 @@ pub(super) struct RunArgs {
     /// Advice to the host on huge pages [default: host]
     #[arg(long, value_name = "ADVICE")]
     pub huge_pages: Option<HugePages>,
+    /// PCI configuration space also at ports 0xcf8 and 0xcfc [default: true]
+    #[arg(long, value_name = "BOOL")]
+    pub pci_config_ports: Option<bool>,
     /// The guest's serial console: stdio, none, or file:PATH for its output [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub console: Option<ConsoleConfig>,
@@ -172,6 +175,7 @@ impl RunArgs {
         set(&mut config.memory.size, &self.memory);
         set(&mut config.memory.backing, &self.memory_backing);
         set(&mut config.memory.huge_pages, &self.huge_pages);
+        set(&mut config.pci.config_ports, &self.pci_config_ports);
         set(&mut config.console, &self.console);
         set(&mut config.on_reset, &self.on_reset);
         set(&mut config.on_triple_fault, &self.on_triple_fault);

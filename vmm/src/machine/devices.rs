@@ -1,5 +1,7 @@
 use super::MachineError;
 use super::image::Describe;
+use super::pci::Pci;
+use crate::config::PciConfig;
 use acpi_tables::Aml;
 use drystone_bus::{Bus, SystemClock};
 use drystone_chipset::{
@@ -12,6 +14,8 @@ use drystone_loader::AcpiConfig;
 use drystone_loader::acpi::{
     AmlPart, InterruptOverride, Polarity, Register, ResetRegister, SleepRegisters, Trigger,
 };
+use drystone_memory::Layout;
+use std::ops::Range;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -33,11 +37,16 @@ pub(super) struct Devices {
     ged: Arc<Ged>,
     button: Arc<PowerButton>,
     pvpanic: Arc<PvPanic>,
+    pci: Pci,
 }
 
 impl Devices {
     /// Makes them, and wires their interrupts to `vm` for as long as the guards live.
-    pub(super) fn new(vm: &dyn Vm) -> Result<(Self, Vec<Guard>, Console), MachineError> {
+    pub(super) fn new(
+        vm: &dyn Vm,
+        layout: &Layout,
+        pci: &PciConfig,
+    ) -> Result<(Self, Vec<Guard>, Console), MachineError> {
         let (serial_config, ged_config) = (SerialConfig::default(), GedConfig::default());
         let (serial_event, serial_wire) = wire(vm, serial_config.irq)?;
         let (ged_event, ged_wire) = wire(vm, ged_config.gsi)?;
@@ -48,8 +57,10 @@ impl Devices {
         // Whatever tells the guest of something adds its event here, before the device is shared.
         let mut ged = Ged::new(ged_config, Arc::new(ged_event));
         let button = Arc::new(PowerButton::new(&mut ged)?);
+        let bus = Arc::<Bus>::default();
         let devices = Self {
-            bus: Arc::default(),
+            pci: Pci::new(layout, pci, bus.clone())?,
+            bus,
             serial: Arc::new(serial.serial),
             rtc: Arc::new(Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()))),
             i8042: Arc::new(I8042::new(Arc::new(keyboard_event))),
@@ -82,7 +93,12 @@ impl Devices {
         orchestrator.add(Stage::Devices, "acpi-power", self.power.clone())?;
         orchestrator.add(Stage::Devices, "ged", self.ged.clone())?;
         orchestrator.add(Stage::Devices, "pvpanic", self.pvpanic.clone())?;
-        Ok(())
+        self.pci.register(orchestrator)
+    }
+
+    /// Addresses that the guest's memory map lists as reserved.
+    pub(super) fn reserved(&self) -> Vec<Range<u64>> {
+        vec![self.pci.reserved()]
     }
 
     /// How the guest is told of them, and of `cpus` processors.
@@ -96,7 +112,9 @@ impl Devices {
             self.button.clone(),
             self.ged.clone(),
             self.pvpanic.clone(),
+            self.pci.aml(),
         ];
+        let mcfg = self.pci.mcfg();
         Box::new(move |take| {
             let aml: Vec<_> = aml.iter().map(|part| AmlPart::Root(part.as_ref())).collect();
             let registers = power.registers();
@@ -122,7 +140,7 @@ impl Devices {
                 i8042: true,
                 legacy_devices: true,
                 aml: &aml,
-                tables: &[],
+                tables: &[&mcfg],
             });
         })
     }

@@ -4,6 +4,7 @@ use drystone_memory::{GuestRam, Layout};
 use drystone_state::{Component, ComponentError, NoState, Persist, PersistDyn, RestoreError, SaveError};
 use drystone_vcpu::BootState;
 use drystone_vcpu::boot::{self, LinuxBoot, PvhBoot};
+use std::ops::Range;
 use std::sync::Mutex;
 use vm_memory::GuestAddressSpace;
 
@@ -21,6 +22,8 @@ pub(super) struct BootImage {
     pub(super) initrd: Option<Initrd>,
     pub(super) cmdline: CommandLine,
     pub(super) describe: Describe,
+    /// Addresses that are not for RAM.
+    pub(super) reserved: Vec<Range<u64>>,
     /// Where the guest begins, as of the last time that it was loaded.
     pub(super) entry: Mutex<Option<Entry>>,
 }
@@ -37,7 +40,7 @@ impl BootImage {
                 initrd: self.initrd.as_ref(),
                 cmdline: &self.cmdline,
                 acpi: Some(acpi),
-                reserved: &[],
+                reserved: &self.reserved,
             };
             entry = Some(drystone_loader::setup(&*memory, &self.layout, &boot));
         });

@@ -21,11 +21,11 @@ pub use config::{
 pub use tables::AcpiTables;
 
 /// Who made the tables, in every header.
-const OEM_ID: [u8; 6] = *b"DRYSTN";
+pub const OEM_ID: [u8; 6] = *b"DRYSTN";
 /// Which machine they describe, in every header.
-const OEM_TABLE_ID: [u8; 8] = *b"DRYSTONE";
+pub const OEM_TABLE_ID: [u8; 8] = *b"DRYSTONE";
 /// Raised when the tables change in a way that a guest might care about.
-const OEM_REVISION: u32 = 1;
+pub const OEM_REVISION: u32 = 1;
 
 /// A table with its header and checksum around `body`.
 fn table(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
