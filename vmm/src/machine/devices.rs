@@ -104,7 +104,7 @@ impl Devices {
     /// How the guest is told of them, and of `cpus` processors.
     pub(super) fn describe(&self, apic_ids: Vec<u32>) -> Describe {
         let power = self.power.clone();
-        let aml: [Arc<dyn Aml + Send + Sync>; 7] = [
+        let aml: Vec<Arc<dyn Aml + Send + Sync>> = vec![
             self.serial.clone(),
             self.rtc.clone(),
             self.i8042.clone(),
