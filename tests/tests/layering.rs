@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 /// Layers from the bottom up. A package may depend (not counting dev-dependencies) on packages of lower layers only,
 /// so never sideways: no device knows another, and no back end knows a loader.
 const LAYERS: &[&[&str]] = &[
-    &["drystone-state", "drystone-memory"],
+    &["drystone-state", "drystone-memory", "drystone-guest"],
     &["drystone-bus", "drystone-hypervisor"],
     &["drystone-limit", "drystone-observe"],
     &["drystone-pci"],
