@@ -31,15 +31,15 @@ pub const MIN_MEMORY: u64 = 4 << 20;
 
 const PAGE: u64 = 4096;
 
-/// A virtual machine as its user describes it. Every field has a default, except that a machine needs a kernel:
-/// [`Config::validate`] says what is missing.
+/// A virtual machine as its user describes it. Every field has a default: without a kernel the machine
+/// runs the small guest that is built in. [`Config::validate`] says what makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Name of the running machine; one is made up unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// A bzImage or an ELF kernel.
+    /// A bzImage or an ELF kernel; the small guest that is built in if none is named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<PathBuf>,
     /// How the kernel is entered.
@@ -158,9 +158,6 @@ impl Config {
             && let Err(e) = id.parse::<VmId>()
         {
             return bad("id", e.to_string());
-        }
-        if self.kernel.is_none() {
-            return bad("kernel", "none given: use --kernel PATH, or kernel = \"PATH\" in the file".into());
         }
         if let Err(e) = self.cpus.topology() {
             return bad("cpus", e.to_string());

@@ -3,6 +3,7 @@
 mod board;
 mod devices;
 mod image;
+mod payload;
 mod pci;
 
 use crate::config::{Config, CpusError, PanicPolicy, Policy};
@@ -10,20 +11,18 @@ use crate::monitor::Handle;
 use board::Board;
 use drystone_hypervisor::{Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
 use drystone_lifecycle::{EventSink, OnPanic, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
-use drystone_loader::{CmdlineError, CommandLine, Initrd, InitrdError, KernelError, KernelImage};
+use drystone_loader::{CmdlineError, InitrdError, KernelError};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
 use drystone_state::ComponentError;
 use drystone_vcpu::cpuid::{CpuModel, GuestCpu, ModelError, Topology};
 use drystone_vcpu::{VcpuError, VcpuSet};
 use image::BootImage;
+use payload::Payload;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 pub use devices::Console;
-
-/// What every guest is told first: its console is the serial port, and its keyboard comes without a mouse. The user's
-/// parameters come after it, and win.
-const DEFAULT_CMDLINE: &str = "console=ttyS0 i8042.noaux";
+pub use payload::Booted;
 
 /// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +89,7 @@ pub struct Machine {
     pub(crate) orchestrator: Orchestrator,
     pub(crate) vcpus: Arc<VcpuSet>,
     topology: Topology,
+    booted: Booted,
     devices: devices::Devices,
     /// Interrupt wires, then memory: unmapped once nobody uses them.
     _wires: Vec<Guard>,
@@ -115,12 +115,8 @@ impl Machine {
             return Err(MachineError::Cpus { asked: topology.vcpus(), hypervisor, most });
         }
         // What the user named is looked at before anything is made.
-        let kernel = KernelImage::open(config.kernel.clone().unwrap_or_default())?;
-        let protocol = config.boot_protocol.wanted();
-        kernel.protocol(protocol)?;
-        let initrd = config.initrd.as_ref().map(Initrd::open).transpose()?;
-        let mut cmdline = CommandLine::new();
-        cmdline.push_default(DEFAULT_CMDLINE)?.push_user(&config.cmdline)?;
+        let payload = Payload::open(config)?;
+        let booted = payload.booted()?;
 
         let host = hypervisor.supported_cpuid()?;
         let layout = Layout::new(config.memory.size.0, host.physical_address_bits())?;
@@ -132,8 +128,7 @@ impl Machine {
         let cpu = CpuModel::with_topology(topology).on(&host)?;
         let describe = devices.describe(topology.apic_ids().collect());
         let (reserved, entry) = (devices.reserved(), Mutex::new(None));
-        let image = BootImage { ram, layout, kernel, protocol, initrd, cmdline, describe, reserved, entry };
-        let image = Arc::new(image);
+        let image = Arc::new(BootImage { ram, layout, payload, describe, reserved, entry });
         image.load().map_err(MachineError::Load)?;
 
         let made = vcpus(vm.as_ref(), &cpu)?;
@@ -149,7 +144,12 @@ impl Machine {
         devices.register(&mut orchestrator)?;
         orchestrator.add(Stage::Devices, "board", board)?;
         orchestrator.add(Stage::Backends, "ram", image)?;
-        Ok((Self { orchestrator, vcpus, topology, devices, _wires: wires, _mapped: mapped }, console))
+        Ok((Self { orchestrator, vcpus, topology, booted, devices, _wires: wires, _mapped: mapped }, console))
+    }
+
+    /// Which kernel was loaded, and how it is entered.
+    pub fn booted(&self) -> &Booted {
+        &self.booted
     }
 
     /// The machine's state, for other threads.

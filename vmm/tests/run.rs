@@ -132,6 +132,8 @@ impl Verbs for EchoVerbs {
             memory_bytes: 1 << 30,
             uptime_ms: 61_000,
             version: "0".into(),
+            kernel: "vmlinux".into(),
+            boot_protocol: "linux".into(),
             resets: 0,
             exits: [("pio_reads".to_owned(), 5)].into(),
         }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
 Examples:
+  drystone run                                                 a small guest that is built in; type help there
   drystone run --kernel vmlinuz --initrd initrd.cpio           a shell, if the initrd has one
   drystone run --kernel vmlinuz --cpus 4 --memory 2G --id web --cmdline 'quiet'
   drystone run --config vm.toml --cpus 2                       flags win over the file
@@ -103,7 +104,7 @@ pub(super) struct RunArgs {
     /// Name of the machine: up to 63 of a-z, 0-9, '-', '_', '.' [default: made up]
     #[arg(long)]
     pub id: Option<VmId>,
-    /// A bzImage or an ELF kernel
+    /// A bzImage or an ELF kernel [default: a small guest that is built in]
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,
     /// How the kernel is entered: auto lets its content decide [default: auto]

@@ -132,9 +132,11 @@ pub(super) fn info(
     if json {
         return print_json(&info, out);
     }
-    let Info { id, pid, state, cpus, memory_bytes, uptime_ms, version, resets, exits } = info;
+    let Info { id, pid, state, cpus, memory_bytes, uptime_ms, version, kernel, boot_protocol, resets, exits } =
+        info;
     writeln!(out, "id       {id}\npid      {pid}\nstate    {state}\ncpus     {cpus}")?;
     writeln!(out, "memory   {}\nuptime   {}", ByteSize(memory_bytes), uptime(uptime_ms))?;
+    writeln!(out, "kernel   {kernel}, entered by the {boot_protocol} protocol")?;
     writeln!(out, "resets   {resets}\nversion  {version}\nsocket   {}", entry.socket.display())?;
     for (kind, n) in exits {
         writeln!(out, "exits    {kind} {n}")?;

@@ -20,6 +20,8 @@ impl Verbs for Agreeable {
             memory_bytes: 4096,
             uptime_ms: 0,
             version: String::new(),
+            kernel: "vmlinux".into(),
+            boot_protocol: "linux".into(),
             resets: 0,
             exits: [("io".to_owned(), 1)].into(),
         }

@@ -21,6 +21,12 @@ pub struct Info {
     pub uptime_ms: u64,
     /// Version of the `drystone` that runs it.
     pub version: String,
+    /// The kernel that it runs: a path, or `(built in)`.
+    #[serde(default)]
+    pub kernel: String,
+    /// The protocol by which the kernel was entered: `linux` or `pvh`.
+    #[serde(default)]
+    pub boot_protocol: String,
     /// How often the guest was reset.
     #[serde(default)]
     pub resets: u64,

@@ -49,6 +49,8 @@ impl Verbs for Stub {
             memory_bytes: 512 << 20,
             uptime_ms: 1234,
             version: "0".into(),
+            kernel: "vmlinux".into(),
+            boot_protocol: "linux".into(),
             resets: 3,
             exits: [("pio_writes".to_owned(), 9)].into(),
         }

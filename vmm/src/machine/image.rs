@@ -1,5 +1,6 @@
+use super::payload::Payload;
 use drystone_hypervisor::{Error, Vcpu};
-use drystone_loader::{AcpiConfig, Boot, CommandLine, Entry, Initrd, KernelImage, Protocol};
+use drystone_loader::{AcpiConfig, Boot, Entry, Protocol};
 use drystone_memory::{GuestRam, Layout};
 use drystone_state::{Component, ComponentError, NoState, Persist, PersistDyn, RestoreError, SaveError};
 use drystone_vcpu::BootState;
@@ -16,11 +17,7 @@ pub(super) type Describe = Box<dyn Fn(&mut dyn FnMut(&AcpiConfig<'_>)) + Send + 
 pub(super) struct BootImage {
     pub(super) ram: GuestRam,
     pub(super) layout: Layout,
-    pub(super) kernel: KernelImage,
-    /// How the kernel is entered; `None` leaves it to the kernel.
-    pub(super) protocol: Option<Protocol>,
-    pub(super) initrd: Option<Initrd>,
-    pub(super) cmdline: CommandLine,
+    pub(super) payload: Payload,
     pub(super) describe: Describe,
     /// Addresses that are not for RAM.
     pub(super) reserved: Vec<Range<u64>>,
@@ -35,10 +32,10 @@ impl BootImage {
         let mut entry = None;
         (self.describe)(&mut |acpi| {
             let boot = Boot {
-                kernel: &self.kernel,
-                protocol: self.protocol,
-                initrd: self.initrd.as_ref(),
-                cmdline: &self.cmdline,
+                kernel: &self.payload.kernel,
+                protocol: self.payload.protocol,
+                initrd: self.payload.initrd.as_ref(),
+                cmdline: &self.payload.cmdline,
                 acpi: Some(acpi),
                 reserved: &self.reserved,
             };

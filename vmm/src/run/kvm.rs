@@ -2,7 +2,7 @@ use super::engine::{Built, Engine};
 use crate::config::Config;
 use crate::control::{Info, Verb, VerbError, Verbs};
 use crate::log::Log;
-use crate::machine::Machine;
+use crate::machine::{Booted, Machine};
 use crate::monitor::{Handle, Request, RequestError, mailbox};
 use crate::registry::VmId;
 use drystone_kvm::Kvm;
@@ -24,8 +24,11 @@ impl Engine for KvmEngine {
             Arc::new(move |event| record(&log, event))
         };
         let (machine, console) = Machine::build(config, &kvm, &handle, events).map_err(|e| e.to_string())?;
+        let booted = machine.booted().clone();
+        log.info(&booted);
         let verbs = Arc::new(Running {
             id: id.clone(),
+            booted,
             cpus: machine.topology().vcpus(),
             memory: config.memory.size.0,
             since: Instant::now(),
@@ -56,6 +59,7 @@ fn record(log: &Log, event: Event) {
 /// A machine that its monitor runs, as the control socket sees it.
 struct Running {
     id: VmId,
+    booted: Booted,
     cpus: u32,
     memory: u64,
     since: Instant,
@@ -75,6 +79,8 @@ impl Verbs for Running {
             memory_bytes: self.memory,
             uptime_ms: self.since.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
             version: env!("CARGO_PKG_VERSION").into(),
+            kernel: self.booted.kernel.clone(),
+            boot_protocol: self.booted.protocol.to_string(),
             resets: status.resets,
             exits: exits(&self.vcpus),
         }
