@@ -21,6 +21,14 @@ pub enum VcpuError {
         /// What the host said.
         cause: io::Error,
     },
+    /// Its thread could not be made ready.
+    #[error("vCPU {id}: cannot prepare its thread: {cause}")]
+    Setup {
+        /// The vCPU's number.
+        id: u32,
+        /// What the preparation said.
+        cause: io::Error,
+    },
     /// The hypervisor refused something.
     #[error("vCPU {id}: cannot {attempt}: {cause}")]
     Vcpu {

@@ -1,5 +1,5 @@
-//! Virtual CPUs above a hypervisor: what they are ([`cpuid`]), where they begin ([`boot`]), and the threads that run
-//! them ([`VcpuSet`]).
+//! Virtual CPUs above a hypervisor: what they are ([`cpuid`], [`msr`]), where they begin ([`boot`]), and the threads that
+//! run them ([`VcpuSet`]).
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
 
@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod gate;
 mod io;
+pub mod msr;
 mod set;
 
 /// What `gate` is built on; a model of it puts loom's primitives here.
@@ -21,4 +22,4 @@ pub use counters::ExitCounts;
 pub use error::VcpuError;
 pub use event::{EventSink, VcpuEvent, VcpuEventKind};
 pub use io::{BusIo, MsrHandler};
-pub use set::{BootState, SavedVcpu, VcpuOptions, VcpuSet, VcpusState};
+pub use set::{BootState, SavedVcpu, ThreadSetup, VcpuOptions, VcpuSet, VcpusState};

@@ -5,6 +5,7 @@ use crate::{BusIo, EventSink, ExitCounts, MsrHandler, VcpuError, VcpuEvent};
 use drystone_bus::Bus;
 use drystone_hypervisor::{Error, Kicker, Vcpu};
 use drystone_state::{Blob, Component, ComponentError, PersistDyn};
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle, ThreadId};
@@ -38,9 +39,14 @@ impl<F: Fn(&mut dyn Vcpu) -> Result<(), Error> + Send + Sync> BootState for F {
 pub struct VcpuOptions {
     /// Answers what the guest asks of model-specific registers that the VM hands over. Without it each access faults.
     pub msrs: Option<Arc<dyn MsrHandler>>,
+    /// Makes each thread ready: its processors, its priority, its sandbox.
+    pub on_thread: Option<ThreadSetup>,
 }
 
-/// All vCPUs of a machine, each on a thread of its own (`vcpu0`, `vcpu1`, …), as one [`Component`].
+/// Called on each vCPU's own thread before that runs anything, with the vCPU's place in the set, counted from 0.
+pub type ThreadSetup = Arc<dyn Fn(usize) -> io::Result<()> + Send + Sync>;
+
+/// All vCPUs of a machine, each on a thread of its own (`vcpu0`, `vcpu1`, … by their place in the set), as one [`Component`].
 ///
 /// - **resume** lets them run. The first one applies the [`BootState`] before; each later one tells the guest that it was
 ///   stopped, so that its watchdogs do not take the pause for a lock-up. The guest's time goes on during a pause, as it
@@ -86,7 +92,7 @@ struct Control {
     booted: bool,
     /// Some vCPUs are held by events that were restored and that nobody has heard of in this process.
     unreported: bool,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Option<()>>>,
 }
 
 pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,7 +123,7 @@ impl VcpuSet {
     /// As [`new`](Self::new), with more said.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// As [`new`](Self::new), and [`VcpuError::Setup`] if a thread cannot be made ready.
     pub fn with_options(
         vcpus: Vec<Box<dyn Vcpu>>,
         bus: Arc<Bus>,
@@ -146,18 +152,24 @@ impl VcpuSet {
             control: Mutex::new(control),
         };
         // If one fails, dropping the set ends those before it.
-        for slot in &set.slots {
+        let mut ready = Vec::new();
+        for (place, slot) in set.slots.iter().enumerate() {
             let mut io = BusIo::counting(bus.clone(), slot.counters.clone());
             if let Some(handler) = &options.msrs {
                 io = io.with_msrs(slot.id, handler.clone());
             }
             let worker = worker::Worker::new(slot.clone(), set.shared.clone(), io);
-            let thread = thread::Builder::new().name(format!("vcpu{}", slot.id));
-            let handle = thread
-                .spawn(move || worker.serve())
+            let (setup, waiting) = worker::setup(options.on_thread.clone(), place);
+            let handle = thread::Builder::new()
+                .name(format!("vcpu{place}"))
+                .spawn(move || setup().then(|| worker.serve()))
                 .map_err(|cause| VcpuError::Thread { id: slot.id, cause })?;
             set.thread_ids.push(handle.thread().id());
             lock(&set.control).threads.push(handle);
+            ready.push((slot.id, waiting));
+        }
+        for (id, waiting) in ready {
+            waiting.recv().unwrap_or(Ok(())).map_err(|cause| VcpuError::Setup { id, cause })?;
         }
         Ok(set)
     }

@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, Receiver};
 
 mod barrier;
 mod events;
+mod options;
 mod state;
 
 /// Counts what the guest does.

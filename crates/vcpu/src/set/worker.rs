@@ -1,11 +1,32 @@
-use super::{Shared, Slot, lock};
+use super::{Shared, Slot, ThreadSetup, lock};
 use crate::counters::count;
 use crate::event::Held;
 use crate::gate::Turn;
 use crate::{BusIo, VcpuEventKind};
 use drystone_hypervisor::{Exit, RunError};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver};
+
+/// What makes a thread ready, to be called on it, and what came of it. The first says whether the thread may go on.
+pub(super) fn setup(
+    setup: Option<ThreadSetup>,
+    place: usize,
+) -> (impl FnOnce() -> bool + Send, Receiver<io::Result<()>>) {
+    let (sender, receiver) = mpsc::channel();
+    let call = move || {
+        let done = setup.map_or(Ok(()), |setup| {
+            // It is somebody else's, and whoever makes the set waits for its answer.
+            let panicked = |_| Err(io::Error::other("it panicked"));
+            catch_unwind(AssertUnwindSafe(|| setup(place))).unwrap_or_else(panicked)
+        });
+        let ready = done.is_ok();
+        let _ = sender.send(done);
+        ready
+    };
+    (call, receiver)
+}
 
 /// What a vCPU's thread does.
 pub(super) struct Worker {
