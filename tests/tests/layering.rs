@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
         "drystone-lifecycle",
         "drystone-loader",
         "drystone-runner",
+        "drystone-rng",
         "drystone-vcpu",
     ],
     &["drystone"],

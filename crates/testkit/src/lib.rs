@@ -11,6 +11,7 @@ pub mod guest;
 pub mod hosts;
 mod io;
 mod tiny;
+pub mod virtio;
 
 pub use asm::Asm;
 pub use guest::Guest;

@@ -63,7 +63,9 @@ impl<M: Mem> VirtioCore<M> {
         let ring = inner.rings.iter().find(|r| r.index() == queue)?.state();
         let QueueRegisters { max_size: _, size, enabled, resetting: _, descriptors, available, used } =
             *registers;
-        let (next_avail, next_used) = (ring.next_avail, ring.next_used);
+        // A dead device's rings are lost: only a reset helps, here as there.
+        let dead = self.status() & NEEDS_RESET != 0;
+        let (next_avail, next_used) = if dead { (0, 0) } else { (ring.next_avail, ring.next_used) };
         Some(QueueState { size, enabled, descriptors, available, used, next_avail, next_used })
     }
 

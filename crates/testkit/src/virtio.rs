@@ -1,0 +1,35 @@
+//! The driver's half of virtio: rings, transports, a third-party driver, streams of what guests do, and devices to do it
+//! to.
+mod devices;
+mod foreign;
+mod host;
+mod ops;
+mod ring;
+mod transport;
+mod world;
+
+pub use devices::{Echo, Hoard, Hoarded};
+pub use foreign::{Arena, Foreign, ForeignHal};
+pub use host::{Edges, Log, Pump, within};
+pub use ops::{Address, GuestOp, ops};
+pub use ring::{Buf, DriverRing, INDIRECT, NEXT, WRITE};
+pub use transport::{MmioPort, Transport, bring_up};
+pub use world::{CANARY, World};
+
+use drystone_memory::RamMap;
+use std::sync::Arc;
+use vm_memory::GuestAddress;
+
+/// Guest memory of the tests: regions of one moment, with dirty tracking, as in a real machine.
+pub type Ram = Arc<RamMap>;
+
+/// `bytes` of zeros from address 0 on.
+pub fn ram(bytes: usize) -> Ram {
+    ram_of(&[(0, bytes)])
+}
+
+/// Zeros at these addresses, of these lengths.
+pub fn ram_of(ranges: &[(u64, usize)]) -> Ram {
+    let ranges: Vec<_> = ranges.iter().map(|(at, len)| (GuestAddress(*at), *len)).collect();
+    Arc::new(RamMap::from_ranges(&ranges).expect("guest memory"))
+}
