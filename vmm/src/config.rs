@@ -1,7 +1,9 @@
 //! What a virtual machine is made of: one schema for flags and files.
 
+mod affinity;
 mod boot;
 mod console;
+mod cpu;
 mod cpus;
 mod file;
 mod memory;
@@ -10,8 +12,10 @@ mod size;
 #[cfg(test)]
 mod tests;
 
+pub use affinity::{Affinity, AffinityError};
 pub use boot::BootProtocol;
 pub use console::ConsoleConfig;
+pub use cpu::{CpuConfig, ModelChoice, ModelFile};
 pub use cpus::{CpusConfig, CpusError};
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
 pub use pci::PciConfig;
@@ -51,6 +55,8 @@ pub struct Config {
     pub cmdline: String,
     /// How many virtual CPUs, and how they are grouped.
     pub cpus: CpusConfig,
+    /// What virtual CPUs are, and where they run.
+    pub cpu: CpuConfig,
     /// Guest RAM.
     pub memory: MemoryConfig,
     /// The PCI bus.
@@ -103,6 +109,7 @@ impl Default for Config {
             initrd: None,
             cmdline: String::new(),
             cpus: CpusConfig::from(1),
+            cpu: CpuConfig::default(),
             memory: MemoryConfig::default(),
             pci: PciConfig::default(),
             console: ConsoleConfig::default(),
@@ -162,6 +169,7 @@ impl Config {
         if let Err(e) = self.cpus.topology() {
             return bad("cpus", e.to_string());
         }
+        self.cpu.validate()?;
         if self.cmdline.contains(['\0', '\n']) {
             return bad("cmdline", "must not contain a newline or a null byte".into());
         }

@@ -1,20 +1,23 @@
 //! A machine, assembled from a configuration: the only place that knows all the parts.
 
 mod board;
+mod cpu;
 mod devices;
 mod image;
 mod payload;
 mod pci;
 
-use crate::config::{Config, CpusError, PanicPolicy, Policy};
+use crate::config::{Config, ConfigError, CpusError, PanicPolicy, Policy};
 use crate::monitor::Handle;
 use board::Board;
-use drystone_hypervisor::{Guard, Hypervisor, MapOptions, Vcpu, Vm, VmConfig};
+use cpu::Cpus;
+use drystone_hypervisor::{Guard, Hypervisor, MapOptions, Vm, VmConfig};
 use drystone_lifecycle::{EventSink, OnPanic, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
 use drystone_loader::{CmdlineError, InitrdError, KernelError};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
 use drystone_state::ComponentError;
-use drystone_vcpu::cpuid::{CpuModel, GuestCpu, ModelError, Topology};
+use drystone_vcpu::cpuid::{ModelError, Topology};
+use drystone_vcpu::msr::MsrBank;
 use drystone_vcpu::{VcpuError, VcpuSet};
 use image::BootImage;
 use payload::Payload;
@@ -46,6 +49,11 @@ pub enum MachineError {
     /// The vCPUs cannot be grouped so.
     #[error("cpus: {0}")]
     Topology(#[from] CpusError),
+    /// A vCPU cannot be bound so.
+    #[error("cpu.affinity: {0}")]
+    Affinity(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The host lacks what its processors must have.
     #[error("cpu: {0}")]
     Model(#[from] ModelError),
@@ -88,7 +96,7 @@ pub struct Machine {
     /// Dropped first: it holds the parts, and no vCPU may run when the rest goes.
     pub(crate) orchestrator: Orchestrator,
     pub(crate) vcpus: Arc<VcpuSet>,
-    topology: Topology,
+    cpus: Cpus,
     booted: Booted,
     devices: devices::Devices,
     /// Interrupt wires, then memory: unmapped once nobody uses them.
@@ -108,12 +116,6 @@ impl Machine {
         handle: &Handle,
         events: EventSink,
     ) -> Result<(Self, Console), MachineError> {
-        let most = hypervisor.capabilities().max_vcpus;
-        let topology = config.cpus.topology()?;
-        if topology.vcpus() > most {
-            let hypervisor = hypervisor.name();
-            return Err(MachineError::Cpus { asked: topology.vcpus(), hypervisor, most });
-        }
         // What the user named is looked at before anything is made.
         let payload = Payload::open(config)?;
         let booted = payload.booted()?;
@@ -121,30 +123,34 @@ impl Machine {
         let host = hypervisor.supported_cpuid()?;
         let layout = Layout::new(config.memory.size.0, host.physical_address_bits())?;
         let ram = GuestRam::new(&layout, &config.memory.ram())?;
-        let vm = hypervisor.create_vm(&VmConfig::default())?;
+        let cpus = Cpus::plan(config, hypervisor, &host)?;
+        let mut vm_config = VmConfig::default();
+        cpus.configure(&mut vm_config);
+        let vm = hypervisor.create_vm(&vm_config)?;
         let mapped = map(vm.as_ref(), &ram)?;
 
         let (devices, wires, console) = devices::Devices::new(vm.as_ref(), &layout, &config.pci)?;
-        let cpu = CpuModel::with_topology(topology).on(&host)?;
-        let describe = devices.describe(topology.apic_ids().collect());
+        let describe = devices.describe(cpus.topology.apic_ids().collect());
         let (reserved, entry) = (devices.reserved(), Mutex::new(None));
         let image = Arc::new(BootImage { ram, layout, payload, describe, reserved, entry });
         image.load().map_err(MachineError::Load)?;
 
-        let made = vcpus(vm.as_ref(), &cpu)?;
+        let made = cpus.create(vm.as_ref())?;
         let board = Arc::new(Board::new(vm)?);
         let sink = {
             let handle = handle.clone();
             Arc::new(move |event| handle.vcpu_event(event))
         };
-        let vcpus = Arc::new(VcpuSet::new(made, devices.bus.clone(), sink, image.clone())?);
+        let (bus, boot) = (devices.bus.clone(), image.clone());
+        let vcpus = Arc::new(VcpuSet::with_options(made, bus, sink, boot, &cpus.options())?);
 
         let mut orchestrator = Orchestrator::new(policy(config), events);
         orchestrator.add(Stage::Vcpus, "vcpus", vcpus.clone())?;
+        orchestrator.add(Stage::Devices, "msrs", cpus.msrs.clone())?;
         devices.register(&mut orchestrator)?;
         orchestrator.add(Stage::Devices, "board", board)?;
         orchestrator.add(Stage::Backends, "ram", image)?;
-        Ok((Self { orchestrator, vcpus, topology, booted, devices, _wires: wires, _mapped: mapped }, console))
+        Ok((Self { orchestrator, vcpus, cpus, booted, devices, _wires: wires, _mapped: mapped }, console))
     }
 
     /// Which kernel was loaded, and how it is entered.
@@ -164,7 +170,12 @@ impl Machine {
 
     /// How its vCPUs are grouped.
     pub fn topology(&self) -> Topology {
-        self.topology
+        self.cpus.topology
+    }
+
+    /// The model-specific registers that it answers itself, for counters.
+    pub fn msrs(&self) -> Arc<MsrBank> {
+        self.cpus.msrs.clone()
     }
 
     pub(crate) fn press_power_button(&self) {
@@ -192,13 +203,4 @@ fn policy(config: &Config) -> drystone_lifecycle::Policy {
 
 fn map(vm: &dyn Vm, ram: &GuestRam) -> Result<Vec<Guard>, drystone_hypervisor::Error> {
     ram.regions().into_iter().map(|region| vm.map_memory(region, MapOptions::default())).collect()
-}
-
-fn vcpus(vm: &dyn Vm, cpu: &GuestCpu) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
-    let make = |id| {
-        let mut vcpu = vm.create_vcpu(id)?;
-        vcpu.set_cpuid(&cpu.for_vcpu(id))?;
-        Ok(vcpu)
-    };
-    cpu.topology().apic_ids().map(make).collect()
 }

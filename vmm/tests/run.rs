@@ -136,6 +136,7 @@ impl Verbs for EchoVerbs {
             boot_protocol: "linux".into(),
             resets: 0,
             exits: [("pio_reads".to_owned(), 5)].into(),
+            msrs: Vec::new(),
         }
     }
     fn act(&self, verb: Verb) -> Result<Info, VerbError> {

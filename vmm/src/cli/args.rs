@@ -1,10 +1,11 @@
 use crate::config::{
-    BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpusConfig, HugePages, MAX_CPUS,
-    MemoryBacking, PanicPolicy, Policy,
+    Affinity, BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpuConfig, CpusConfig, HugePages,
+    MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy,
 };
 use crate::log::Level;
 use crate::registry::VmId;
 use clap::{Args, Parser, Subcommand};
+use drystone_vcpu::cpuid::FeatureSettings;
 use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
@@ -123,6 +124,11 @@ pub(super) struct RunArgs {
         help = format!("Virtual CPUs, 1 to {MAX_CPUS}, and how they are grouped [default: 1]")
     )]
     pub cpus: Option<CpusConfig>,
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+    /// The host's processors for vCPUs, such as 0=0,1=1-2,4; others run anywhere
+    #[arg(long, value_name = "VCPU=CPUS[,...]", allow_hyphen_values = true)]
+    pub cpu_affinity: Option<Affinity>,
     /// Guest RAM with a unit (K, M, G: powers of 1024) [default: 512M]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
@@ -158,6 +164,29 @@ pub(super) struct RunArgs {
     pub dump_config: bool,
 }
 
+/// What vCPUs are: shared by all commands that need to know.
+#[derive(Debug, Args)]
+pub(super) struct CpuArgs {
+    /// host, x86-64-v1 to x86-64-v4, or a file.toml with baseline and features [default: host]
+    #[arg(long, value_name = "MODEL")]
+    pub cpu_model: Option<ModelChoice>,
+    /// Single features: +NAME if the host has it, -NAME not, NAME=require or refuse to run
+    #[arg(long, value_name = "+A,-B[,...]", allow_hyphen_values = true)]
+    pub cpu_features: Option<FeatureSettings>,
+}
+
+impl CpuArgs {
+    /// What was said wins over `config`; of features, those that were named.
+    pub fn apply(&self, config: &mut CpuConfig) {
+        if let Some(model) = &self.cpu_model {
+            config.model = model.clone();
+        }
+        if let Some(features) = &self.cpu_features {
+            config.features.extend(features);
+        }
+    }
+}
+
 impl RunArgs {
     /// The file, if there is one, with the flags over it.
     pub fn config(&self) -> Result<Config, ConfigError> {
@@ -173,6 +202,8 @@ impl RunArgs {
         set(&mut config.initrd, &self.initrd.clone().map(Some));
         set(&mut config.cmdline, &self.cmdline);
         set(&mut config.cpus, &self.cpus);
+        set(&mut config.cpu.affinity, &self.cpu_affinity);
+        self.cpu.apply(&mut config.cpu);
         set(&mut config.memory.size, &self.memory);
         set(&mut config.memory.backing, &self.memory_backing);
         set(&mut config.memory.huge_pages, &self.huge_pages);

@@ -4,6 +4,7 @@ use crate::client::{Client, ClientError};
 use crate::config::ByteSize;
 use crate::control::{Info, Verb};
 use crate::registry::{Entry, Registry, RegistryError, VmId};
+use drystone_vcpu::msr::MsrCount;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -132,14 +133,29 @@ pub(super) fn info(
     if json {
         return print_json(&info, out);
     }
-    let Info { id, pid, state, cpus, memory_bytes, uptime_ms, version, kernel, boot_protocol, resets, exits } =
-        info;
+    let Info {
+        id,
+        pid,
+        state,
+        cpus,
+        memory_bytes,
+        uptime_ms,
+        version,
+        kernel,
+        boot_protocol,
+        resets,
+        exits,
+        msrs,
+    } = info;
     writeln!(out, "id       {id}\npid      {pid}\nstate    {state}\ncpus     {cpus}")?;
     writeln!(out, "memory   {}\nuptime   {}", ByteSize(memory_bytes), uptime(uptime_ms))?;
     writeln!(out, "kernel   {kernel}, entered by the {boot_protocol} protocol")?;
     writeln!(out, "resets   {resets}\nversion  {version}\nsocket   {}", entry.socket.display())?;
     for (kind, n) in exits {
         writeln!(out, "exits    {kind} {n}")?;
+    }
+    for MsrCount { registers, action, reads, writes, .. } in msrs {
+        writeln!(out, "msrs     {registers} {action}: {reads} reads, {writes} writes")?;
     }
     Ok(())
 }

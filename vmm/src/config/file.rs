@@ -1,4 +1,5 @@
 use super::{Config, ConfigError, ConsoleConfig};
+use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -13,23 +14,15 @@ impl Config {
     /// [`ConfigError::Read`] when it cannot be read, [`ConfigError::Parse`] with line, field and cause when it is not
     /// such a configuration.
     pub fn from_file(path: &Path) -> Result<Self, ConfigError> {
-        let text = read(path).map_err(|cause| ConfigError::Read { path: path.into(), cause })?;
-        let mut config = Self::from_toml(&text).map_err(|(line, what)| ConfigError::Parse {
-            path: path.into(),
-            line,
-            what,
-        })?;
+        let mut config: Self = read_toml(path)?;
         config.resolve(path.parent().unwrap_or(Path::new("")));
         Ok(config)
     }
 
     /// Reads TOML. An error is its line, counted from 1, and field and cause in one line.
+    #[cfg(test)]
     pub(super) fn from_toml(text: &str) -> Result<Self, (usize, String)> {
-        let parser = toml::Deserializer::parse(text).map_err(|e| located(text, &e, None))?;
-        serde_path_to_error::deserialize(parser).map_err(|e| {
-            let field = e.path().to_string();
-            located(text, e.inner(), Some(field).filter(|f| f != "."))
-        })
+        parse_toml(text)
     }
 
     /// This configuration as TOML, complete, as [`Config::from_file`] reads it.
@@ -48,10 +41,25 @@ impl Config {
         self.kernel.as_mut().map(relative);
         self.initrd.as_mut().map(relative);
         self.log_file.as_mut().map(relative);
+        self.cpu.resolve_paths(base);
         if let ConsoleConfig::File(path) = &mut self.console {
             relative(path);
         }
     }
+}
+
+/// Reads a TOML file.
+pub(super) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = read(path).map_err(|cause| ConfigError::Read { path: path.into(), cause })?;
+    parse_toml(&text).map_err(|(line, what)| ConfigError::Parse { path: path.into(), line, what })
+}
+
+fn parse_toml<T: DeserializeOwned>(text: &str) -> Result<T, (usize, String)> {
+    let parser = toml::Deserializer::parse(text).map_err(|e| located(text, &e, None))?;
+    serde_path_to_error::deserialize(parser).map_err(|e| {
+        let field = e.path().to_string();
+        located(text, e.inner(), Some(field).filter(|f| f != "."))
+    })
 }
 
 fn read(path: &Path) -> std::io::Result<String> {

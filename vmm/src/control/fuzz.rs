@@ -24,6 +24,7 @@ impl Verbs for Agreeable {
             boot_protocol: "linux".into(),
             resets: 0,
             exits: [("io".to_owned(), 1)].into(),
+            msrs: Vec::new(),
         }
     }
     fn act(&self, verb: Verb) -> Result<Info, VerbError> {

@@ -1,3 +1,4 @@
+use drystone_vcpu::msr::MsrCount;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +34,9 @@ pub struct Info {
     /// Exits from the guest by kind, since the start.
     #[serde(default)]
     pub exits: BTreeMap<String, u64>,
+    /// How often the guest met the rules for model-specific registers; rules that it never met are left out.
+    #[serde(default)]
+    pub msrs: Vec<MsrCount>,
 }
 
 /// Where a machine is in its life.

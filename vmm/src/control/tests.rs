@@ -53,6 +53,7 @@ impl Verbs for Stub {
             boot_protocol: "linux".into(),
             resets: 3,
             exits: [("pio_writes".to_owned(), 9)].into(),
+            msrs: Vec::new(),
         }
     }
     fn act(&self, verb: Verb) -> Result<Info, VerbError> {

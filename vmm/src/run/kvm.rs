@@ -7,6 +7,7 @@ use crate::monitor::{Handle, Request, RequestError, mailbox};
 use crate::registry::VmId;
 use drystone_kvm::Kvm;
 use drystone_lifecycle::{self as lifecycle, Event, StateReader};
+use drystone_vcpu::msr::MsrBank;
 use drystone_vcpu::{ExitCounts, VcpuSet};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ impl Engine for KvmEngine {
             since: Instant::now(),
             state: machine.state_reader(),
             vcpus: machine.vcpus(),
+            msrs: machine.msrs(),
             handle: handle.clone(),
         });
         Ok(Built {
@@ -65,6 +67,7 @@ struct Running {
     since: Instant,
     state: StateReader,
     vcpus: Arc<VcpuSet>,
+    msrs: Arc<MsrBank>,
     handle: Handle,
 }
 
@@ -83,6 +86,7 @@ impl Verbs for Running {
             boot_protocol: self.booted.protocol.to_string(),
             resets: status.resets,
             exits: exits(&self.vcpus),
+            msrs: self.msrs.counts(),
         }
     }
 

@@ -1,0 +1,91 @@
+use super::MachineError;
+use crate::config::{Affinity, Config};
+use drystone_hypervisor::{Cpuid, Hypervisor, Vcpu, Vm, VmConfig};
+use drystone_vcpu::VcpuOptions;
+use drystone_vcpu::cpuid::{GuestCpu, Topology};
+use drystone_vcpu::msr::{MsrBank, MsrPolicy};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+/// The machine's processors, as far as they are known before there is a VM.
+pub(super) struct Cpus {
+    pub(super) topology: Topology,
+    guest: GuestCpu,
+    policy: Arc<MsrPolicy>,
+    pub(super) msrs: Arc<MsrBank>,
+    affinity: Affinity,
+}
+
+impl Cpus {
+    /// What `config` asks for, on a host that offers `host`.
+    pub(super) fn plan(
+        config: &Config,
+        hypervisor: &dyn Hypervisor,
+        host: &Cpuid,
+    ) -> Result<Self, MachineError> {
+        let topology = config.cpus.topology()?;
+        let most = hypervisor.capabilities().max_vcpus;
+        if topology.vcpus() > most {
+            let hypervisor = hypervisor.name();
+            return Err(MachineError::Cpus { asked: topology.vcpus(), hypervisor, most });
+        }
+        let (model, mut policy) = config.cpu.resolve(topology)?;
+        let guest = model.on(host)?;
+        // The rules that are there for everybody are worth having where they can be had, and no more.
+        if config.cpu.msrs.is_empty() && !hypervisor.capabilities().msr_filter {
+            policy = MsrPolicy::new();
+        }
+        let affinity = config.cpu.affinity.clone();
+        if !affinity.is_empty() {
+            affinity.check(topology.vcpus(), &usable()?).map_err(MachineError::Affinity)?;
+        }
+        let policy = Arc::new(policy);
+        let msrs = Arc::new(MsrBank::new(policy.clone(), topology.apic_ids()));
+        Ok(Self { topology, guest, policy, msrs, affinity })
+    }
+
+    /// What must be said when the VM is made.
+    pub(super) fn configure(&self, vm: &mut VmConfig) {
+        if !self.policy.is_empty() {
+            vm.msrs = self.policy.filter();
+        }
+    }
+
+    pub(super) fn create(&self, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
+        let make = |id| {
+            let mut vcpu = vm.create_vcpu(id)?;
+            vcpu.set_cpuid(&self.guest.for_vcpu(id))?;
+            Ok(vcpu)
+        };
+        self.topology.apic_ids().map(make).collect()
+    }
+
+    /// What their threads are given.
+    pub(super) fn options(&self) -> VcpuOptions {
+        let mut options = VcpuOptions::default();
+        options.msrs = Some(self.msrs.clone());
+        if !self.affinity.is_empty() {
+            let affinity = self.affinity.clone();
+            options.on_thread = Some(Arc::new(move |vcpu| bind(&affinity, vcpu)));
+        }
+        options
+    }
+}
+
+/// The processors that this process may use.
+fn usable() -> Result<BTreeSet<u32>, MachineError> {
+    let cpus = sched_getaffinity(None).map_err(|e| MachineError::Affinity(e.to_string()))?;
+    let all = (0..CpuSet::MAX_CPU).filter(|cpu| cpus.is_set(*cpu));
+    Ok(all.filter_map(|cpu| u32::try_from(cpu).ok()).collect())
+}
+
+/// Binds the calling thread to the processors of a vCPU.
+fn bind(affinity: &Affinity, vcpu: usize) -> io::Result<()> {
+    let Some(cpus) = u32::try_from(vcpu).ok().and_then(|vcpu| affinity.of(vcpu)) else { return Ok(()) };
+    let mut set = CpuSet::new();
+    // The numbers were checked against what this process may use.
+    cpus.iter().filter_map(|cpu| usize::try_from(*cpu).ok()).for_each(|cpu| set.set(cpu));
+    sched_setaffinity(None, &set).map_err(io::Error::from)
+}
