@@ -294,8 +294,8 @@ fn a_line_is_edited_as_on_a_terminal() {
 #[test]
 fn the_image_is_an_elf_from_1_mib_on_with_a_pvh_entry() {
     if IMAGE.is_empty() {
-        assert!(!cfg!(target_arch = "x86_64"));
         eprintln!("NOT RUN: the guest is not built on this processor");
+        assert_ne!(std::env::consts::ARCH, "x86_64");
         return;
     }
     assert_eq!(&IMAGE[..6], b"\x7fELF\x02\x01");

@@ -6,11 +6,13 @@
 #![doc = include_str!("../README.md")]
 
 mod backed;
+mod bitmap;
 mod layout;
 mod mem;
 mod ram;
 
 pub use backed::Backed;
+pub use bitmap::DirtyBitmap;
 pub use layout::{Layout, LayoutError, RamRange, Window};
 pub use mem::Mem;
 pub use ram::{Backing, DirtyPages, GuestRam, HugePages, MemoryError, RamConfig, RamMap, RamRegion, RamView};

@@ -1,9 +1,10 @@
-use crate::{Layout, RamRange};
+use crate::{DirtyBitmap, Layout, RamRange};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use std::fs::File;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
-use vm_memory::bitmap::{AtomicBitmap, Bitmap};
+use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend,
@@ -11,11 +12,12 @@ use vm_memory::{
 };
 
 const PAGE: u64 = 4096;
+const PAGE_SIZE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(PAGE as usize - 1);
 
 /// One mapped range of guest RAM. Everything written through it is marked in its bitmap, one bit a 4 KiB page.
-pub type RamRegion = GuestRegionMmap<AtomicBitmap>;
+pub type RamRegion = GuestRegionMmap<DirtyBitmap>;
 /// The ranges of one moment.
-pub type RamMap = GuestMemoryMmap<AtomicBitmap>;
+pub type RamMap = GuestMemoryMmap<DirtyBitmap>;
 /// Guest RAM as devices, vCPUs and loaders hold it: a snapshot of the ranges is taken per use, so that ranges can
 /// come and go.
 pub type RamView = GuestMemoryAtomic<RamMap>;
@@ -202,10 +204,7 @@ impl GuestRam {
         let regions = self.regions();
         regions
             .iter()
-            .map(|r| DirtyPages {
-                base: r.start_addr().raw_value(),
-                bitmap: r.get_mmap().bitmap().get_and_reset(),
-            })
+            .map(|r| DirtyPages { base: r.start_addr().raw_value(), bitmap: r.get_mmap().bitmap().take() })
             .collect()
     }
 }
@@ -228,20 +227,18 @@ fn map(range: RamRange, file: Option<FileOffset>, huge: HugePages) -> Result<Ram
     // MAP_NORESERVE: RAM may be larger than what the host has free; it is populated as the guest touches it.
     let kind = if file.is_some() { libc_flags::SHARED } else { libc_flags::ANONYMOUS };
     let flags = kind | libc_flags::NORESERVE;
-    // The bitmap is allocated at once, and a failed allocation aborts: ask for the mapping alone first.
-    drop(build(size, (), flags, file.clone()).map_err(|e| failed(e.to_string()))?);
-    let bitmap = AtomicBitmap::new(size, std::num::NonZeroUsize::MIN.saturating_add(PAGE as usize - 1));
+    let bitmap = DirtyBitmap::new(size, PAGE_SIZE).map_err(|e| failed(e.to_string()))?;
     let mapping = build(size, bitmap, flags, file).map_err(|e| failed(e.to_string()))?;
     advise(&mapping, base, huge)?;
     GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or_else(|| failed("the range overflows".into()))
 }
 
-fn build<B: Bitmap>(
+fn build(
     size: usize,
-    bitmap: B,
+    bitmap: DirtyBitmap,
     flags: i32,
     file: Option<FileOffset>,
-) -> Result<MmapRegion<B>, vm_memory::mmap::MmapRegionError> {
+) -> Result<MmapRegion<DirtyBitmap>, vm_memory::mmap::MmapRegionError> {
     let mut builder = MmapRegionBuilder::new_with_bitmap(size, bitmap)
         .with_mmap_prot(libc_flags::READ_WRITE)
         .with_mmap_flags(flags);
@@ -261,7 +258,7 @@ mod libc_flags {
     pub const NORESERVE: i32 = MapFlags::NORESERVE.bits() as i32;
 }
 
-fn advise(mapping: &MmapRegion<AtomicBitmap>, base: u64, huge: HugePages) -> Result<(), MemoryError> {
+fn advise(mapping: &MmapRegion<DirtyBitmap>, base: u64, huge: HugePages) -> Result<(), MemoryError> {
     let advice = match huge {
         HugePages::Host => return Ok(()),
         HugePages::Always => rustix::mm::Advice::LinuxHugepage,

@@ -24,19 +24,25 @@ impl Notes {
     /// the end is not looked at.
     pub(super) fn read(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
-        while let Some((name, kind, content, next)) = split(rest) {
-            self.linux |= name == LINUX;
-            if name == XEN && kind == XEN_PHYS32_ENTRY && self.pvh_entry.is_none() {
+        while let Some((note, next)) = split(rest) {
+            self.linux |= note.name == LINUX;
+            if note.name == XEN && note.kind == XEN_PHYS32_ENTRY && self.pvh_entry.is_none() {
                 // Four bytes, or eight of which the upper ones are zero.
-                self.pvh_entry = u32_at(content, 0);
+                self.pvh_entry = u32_at(note.content, 0);
             }
             rest = next;
         }
     }
 }
 
-/// The first note's name, type and content, and what follows it.
-fn split(bytes: &[u8]) -> Option<(&[u8], u32, &[u8], &[u8])> {
+struct Note<'a> {
+    name: &'a [u8],
+    kind: u32,
+    content: &'a [u8],
+}
+
+/// The first note, and what follows it.
+fn split(bytes: &[u8]) -> Option<(Note<'_>, &[u8])> {
     let (name_len, len, kind) = (u32_at(bytes, 0)?, u32_at(bytes, 4)?, u32_at(bytes, 8)?);
     let (name_len, len) = (usize::try_from(name_len).ok()?, usize::try_from(len).ok()?);
     let name_end = HEADER_LEN.checked_add(name_len)?;
@@ -45,7 +51,7 @@ fn split(bytes: &[u8]) -> Option<(&[u8], u32, &[u8], &[u8])> {
     let next = end.checked_next_multiple_of(ALIGN)?;
     let (name, content) = (bytes.get(HEADER_LEN..name_end)?, bytes.get(start..end)?);
     // The last one need not be padded.
-    Some((name, kind, content, bytes.get(next..).unwrap_or_default()))
+    Some((Note { name, kind, content }, bytes.get(next..).unwrap_or_default()))
 }
 
 #[cfg(test)]
