@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used)]
 
 use drystone_lab::initramfs::{Builder, LOAD_MODULES};
-use drystone_lab::{Job, Lab, Outcome, Progress, Version, build_binary};
+use drystone_lab::{Job, Lab, Outcome, Progress, Reference, Version, build_binary};
 use std::path::PathBuf;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -19,6 +19,7 @@ echo "report memory_kib $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
 echo "report ttyS0 $(cat /sys/class/tty/ttyS0/type)"
 echo "report date $(date +%s)"
 dmesg -r | grep '^<[0-4]>' | sed 's/^<[0-9]>\[[ 0-9.]*\] /warning /'
+dmesg | grep -iE 'firmware (bug|info)|not reserved|not using (mmconfig|ecam)' | sed 's/^/complaint /'
 echo "report done"
 for word in $(cat /proc/cmdline); do case $word in test=*) test=${word#test=};; esac; done
 case $test in
@@ -60,11 +61,7 @@ impl Bench {
     /// When the guest cannot be packed.
     pub fn job(&self, version: Version, script: &str) -> Job {
         let kernel = self.lab.kernel(version);
-        let initrd = self.dir.path().join(format!("guest-{}.cpio", version.name()));
-        let init = INIT.replace("@LOAD_MODULES@", LOAD_MODULES);
-        let guest = Builder::new().busybox(self.lab.busybox()).expect("busybox").init(&init);
-        let guest = guest.modules(kernel, &["button", "evdev"]).expect("modules");
-        guest.write_to(&initrd).expect("the guest's initramfs");
+        let initrd = self.guest(version);
         let prelude = "export DRYSTONE_RUNTIME_DIR=$PWD/run PATH=$PWD:$PATH\n";
         Job::shell(format!("{prelude}{script}"))
             .file(&self.vmm, "drystone")
@@ -72,6 +69,28 @@ impl Bench {
             .file(&kernel.vmlinux, "vmlinux")
             .file(&kernel.bzimage, "bzImage")
             .time_limit(Duration::from_secs(300))
+    }
+
+    fn guest(&self, version: Version) -> PathBuf {
+        let initrd = self.dir.path().join(format!("guest-{}.cpio", version.name()));
+        let init = INIT.replace("@LOAD_MODULES@", LOAD_MODULES);
+        let guest = Builder::new().busybox(self.lab.busybox()).expect("busybox").init(&init);
+        let guest = guest.modules(self.lab.kernel(version), &["button", "evdev"]).expect("modules");
+        guest.write_to(&initrd).expect("the guest's initramfs");
+        initrd
+    }
+
+    /// What the guest says on its console when the same kernel boots on QEMU's q35 machine, with this command line.
+    ///
+    /// # Panics
+    /// When the lab cannot boot it.
+    pub fn on_qemu(&self, version: Version, cmdline: &str, cpus: u32) -> String {
+        let (kernel, initramfs) = (self.lab.kernel(version).bzimage.clone(), self.guest(version));
+        let (memory, time_limit) = (256 << 20, Duration::from_secs(300));
+        let guest = Reference { kernel, initramfs, cmdline: cmdline.into(), cpus, memory, time_limit };
+        let said = guest.boot(&self.lab).expect("QEMU boots the kernel");
+        println!("--- on QEMU\n{said}");
+        said
     }
 
     /// Runs a job and gives what it said; everything is shown if the test fails.
