@@ -130,6 +130,8 @@ impl Hypervisor for FakeHypervisor {
             msi: true,
             msr_filter: true,
             notify_stopped: true,
+            dirty_ring_entries: vm::MAX_RING,
+            halt_poll: true,
         }
     }
     fn supported_cpuid(&self) -> Result<Cpuid, Error> {

@@ -19,7 +19,7 @@ mod regs;
 mod vcpu;
 mod vm;
 
-pub use config::{Capabilities, InterruptControllers, VmConfig};
+pub use config::{Capabilities, DirtyTracking, InterruptControllers, VmConfig};
 pub use cpuid::{Cpuid, CpuidEntry};
 pub use error::{Error, GuestContext, RunError};
 pub use guard::Guard;

@@ -101,6 +101,15 @@ pub trait Vm: Send + Sync {
     /// [`Error::Invalid`] when there are too many, [`Error::Call`], also for a VM without local APICs.
     fn create_msi_route(&self, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error>;
 
+    /// As [`create_msi_route`](Self::create_msi_route), for the input `pin` of an I/O APIC that is the VMM's. When the
+    /// guest acknowledges its message, and that is level-triggered (bit 15 of the data), the vCPU exits with
+    /// [`Exit::IoApicEoi`](crate::Exit::IoApicEoi).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a pin of 24 or more or one in use, [`Error::Call`], also for a VM that is not
+    /// [`InterruptControllers::Split`](crate::InterruptControllers::Split).
+    fn create_pin_route(&self, pin: u32, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error>;
+
     /// Writes `event` whenever the guest writes to `addr` (of the value in `datamatch`, if given), without an exit,
     /// until the guard is dropped.
     ///
@@ -117,8 +126,13 @@ pub trait Vm: Send + Sync {
     /// bit `n % 64` of word `n / 64` is the region's page `n` of 4 KiB. Pages that it used otherwise may be in it too:
     /// KVM on hardware counts a page as written once it maps it writable, even for a read.
     ///
+    /// It may be called while vCPUs run. A page that is written later than the call is in the next bitmap, so whoever
+    /// copies the pages of each bitmap after it has a copy of all once the vCPUs stand still and the last bitmap is empty.
+    /// Of a write that a vCPU is just making the call need not know: for the last bitmap all vCPUs must be out of the guest.
+    ///
     /// # Errors
-    /// [`Error::Invalid`] unless such a region is mapped with [`MapOptions::log_dirty`].
+    /// [`Error::Invalid`] unless such a region is mapped with [`MapOptions::log_dirty`], [`Error::Call`] when the host
+    /// refuses.
     fn dirty_log(&self, guest_base: u64) -> Result<Vec<u64>, Error>;
 
     /// The state of what vCPUs share: interrupt controllers, timer, clock. All vCPUs must be out of the guest.

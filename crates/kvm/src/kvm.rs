@@ -3,9 +3,9 @@ mod open;
 use crate::convert::cpuid_from;
 use crate::error::{call, cause};
 use crate::vcpu::install_kick_handler;
-use crate::vm::KvmVm;
+use crate::vm::{KvmVm, dirty_rings_offered};
 use drystone_hypervisor::{Capabilities, Cpuid, Error, Hypervisor, Vm, VmConfig};
-use kvm_bindings::{KVM_API_VERSION, KVM_MAX_CPUID_ENTRIES};
+use kvm_bindings::{KVM_API_VERSION, KVM_CAP_HALT_POLL, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::Cap;
 use std::ffi::CString;
 use std::io;
@@ -94,6 +94,8 @@ impl Hypervisor for Kvm {
         capabilities.msi = has(Cap::SignalMsi) && has(Cap::IrqRouting) && has(Cap::Irqfd);
         capabilities.msr_filter = has(Cap::X86UserSpaceMsr) && has(Cap::X86MsrFilter);
         capabilities.notify_stopped = has(Cap::KvmclockCtrl);
+        capabilities.dirty_ring_entries = dirty_rings_offered(|cap| self.kvm.check_extension_raw(cap)).1;
+        capabilities.halt_poll = self.kvm.check_extension_raw(KVM_CAP_HALT_POLL.into()) > 0;
         capabilities
     }
 

@@ -36,6 +36,12 @@ impl KvmVcpu {
     pub(crate) fn new(id: u32, vm: Arc<Shared>) -> Result<Self, Error> {
         let attempt = || format!("create vCPU {id}");
         let fd = vm.fd.create_vcpu(id.into()).map_err(call(attempt))?;
+        if let Some(rings) = &vm.rings {
+            rings.add(&fd).map_err(|cause| Error::Call {
+                attempt: format!("map the dirty ring of vCPU {id}"),
+                cause,
+            })?;
+        }
         let page = RunPage::map(&fd, vm.fd.run_size())
             .map_err(|cause| Error::Call { attempt: format!("map the run area of vCPU {id}"), cause })?;
         let page = Arc::new(page);

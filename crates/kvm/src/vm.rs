@@ -1,6 +1,7 @@
 mod create;
 mod events;
 mod msr_filter;
+mod rings;
 mod routes;
 mod slots;
 mod state;
@@ -13,6 +14,8 @@ use drystone_hypervisor::{
 use drystone_memory::Backed;
 use drystone_state::Blob;
 use kvm_ioctls::VmFd;
+use rings::Rings;
+pub(crate) use rings::offered as dirty_rings_offered;
 use routes::Routes;
 use slots::Slots;
 use std::collections::BTreeSet;
@@ -27,6 +30,8 @@ pub(crate) struct Shared {
     /// Dropped before the regions that `slots` keeps alive; see there.
     pub(crate) fd: VmFd,
     pub(crate) slots: Slots,
+    /// The vCPUs' dirty rings; none with a dirty log.
+    pub(crate) rings: Option<Rings>,
     pub(crate) config: VmConfig,
     routes: Routes,
     /// The MSRs that this host's KVM can save.
@@ -83,7 +88,11 @@ impl Vm for KvmVm {
     }
 
     fn create_msi_route(&self, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error> {
-        routes::create(&self.shared, event)
+        routes::create(&self.shared, event, None)
+    }
+
+    fn create_pin_route(&self, pin: u32, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error> {
+        routes::create(&self.shared, event, Some(pin))
     }
 
     fn register_ioeventfd(
@@ -96,7 +105,7 @@ impl Vm for KvmVm {
     }
 
     fn dirty_log(&self, guest_base: u64) -> Result<Vec<u64>, Error> {
-        self.shared.slots.dirty_log(&self.shared.fd, guest_base)
+        slots::dirty_log(&self.shared, guest_base)
     }
 
     fn save(&self) -> Result<Blob, Error> {
@@ -116,6 +125,11 @@ impl Shared {
         }
         let cause = std::io::Error::other("the VM has no interrupt controllers");
         Err(Error::Call { attempt: attempt(), cause })
+    }
+
+    /// Makes room in the vCPUs' dirty rings. Answers whether any was needed.
+    pub(crate) fn empty_rings(&self) -> Result<bool, Error> {
+        self.rings.as_ref().map_or(Ok(false), |rings| self.slots.harvest(&self.fd, rings))
     }
 
     fn needs_lines(&self, attempt: impl FnOnce() -> String) -> Result<(), Error> {

@@ -73,6 +73,17 @@ impl Asm {
         let relative = target as i32 - (self.here() as i32 + 5);
         self.with_imm(&[0xe9], &relative.to_le_bytes())
     }
+    /// JNZ to what [`here`](Self::here) said.
+    #[must_use]
+    pub fn jnz(self, target: usize) -> Self {
+        let relative = target as i32 - (self.here() as i32 + 6);
+        self.with_imm(&[0x0f, 0x85], &relative.to_le_bytes())
+    }
+    /// ADD RDI, imm32
+    #[must_use]
+    pub fn add_rdi(self, value: u32) -> Self {
+        self.with_imm(&[0x48, 0x81, 0xc7], &value.to_le_bytes())
+    }
     /// IN AL/AX/EAX, DX
     #[must_use]
     pub fn input(self, width: usize) -> Self {
@@ -134,6 +145,10 @@ impl Asm {
         mov_eax_ebx = [0x89, 0xd8];
         /// INC EBX
         inc_ebx = [0xff, 0xc3];
+        /// DEC ECX
+        dec_ecx = [0xff, 0xc9];
+        /// MOV \[RDI\], RBX
+        store_rbx = [0x48, 0x89, 0x1f];
         /// MOV \[RDI\], BL
         store_bl = [0x88, 0x1f];
         /// MOVDQA XMM0, \[RDI\]; RDI is a multiple of 16.

@@ -4,6 +4,7 @@
 //! No suite asserts how long anything takes. But a kick that is lost shows as a vCPU that never comes back: a test that
 //! has not ended after [`PATIENCE`], which is far more than any host needs, fails, and leaves the vCPU behind.
 
+mod dirty;
 mod events;
 mod exits;
 mod kicks;
@@ -13,6 +14,7 @@ mod msrs;
 mod smp;
 mod state;
 
+pub use dirty::*;
 pub use events::*;
 pub use exits::*;
 pub use kicks::*;
@@ -68,11 +70,14 @@ macro_rules! conformance_tests {
             foreign_and_broken_states_are_refused registers_read_back_as_set
             memory_comes_and_goes ranges_that_make_no_sense_are_refused a_slot_is_free_again
             read_only_memory_is_read_and_not_written the_dirty_log_has_what_the_guest_wrote
+            more_pages_than_a_ring_holds_are_all_logged the_log_of_memory_goes_with_it
+            copying_what_is_logged_copies_all rings_have_sensible_sizes
             a_guard_outlives_its_vm
             events_and_lines_reach_a_halted_guest interrupts_survive_a_save
             interrupts_need_a_controller doorbells_ring_for_what_they_match doorbells_do_not_collide
             messages_reach_their_vcpu a_message_can_be_an_nmi an_event_sends_its_message a_masked_event_waits
             lines_and_messages_live_together messages_need_a_local_apic
+            an_acknowledged_pin_exits split_controllers_leave_the_others_registers
             msrs_are_the_hypervisors msrs_that_are_handed_over_are_the_vmms msrs_that_are_refused_fault
             unknown_msrs_can_be_handed_over
             two_vcpus_run_at_once a_number_is_used_once

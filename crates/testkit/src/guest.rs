@@ -5,9 +5,11 @@ use drystone_hypervisor::Regs;
 use drystone_hypervisor::fake::GuestCpu;
 use std::sync::Arc;
 
+mod memory;
 mod messages;
 mod msrs;
 
+pub use memory::{scribbles, touches_pages};
 pub use messages::{FIRST_VECTOR, messages};
 pub use msrs::{FAULT_PORT, MsrOp, VALUE_PORT, msrs};
 

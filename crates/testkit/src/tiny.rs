@@ -30,7 +30,8 @@ pub enum Backend {
 }
 
 impl Backend {
-    fn host(&self, guests: &[Guest]) -> Arc<dyn Hypervisor> {
+    /// The hypervisor, whose vCPUs run `guests` if it is the fake.
+    pub fn host(&self, guests: &[Guest]) -> Arc<dyn Hypervisor> {
         match self {
             Self::Real(host) => host.clone(),
             Self::Fake => {

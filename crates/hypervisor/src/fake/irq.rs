@@ -16,6 +16,9 @@ const STOP: u64 = u64::MAX;
 /// The lowest vector that a local APIC takes (Intel SDM volume 3, 11.5.2).
 const FIRST_VECTOR: u8 = 16;
 
+/// A message's trigger mode (Intel SDM volume 3, 11.11.2).
+const LEVEL: u32 = 1 << 15;
+
 /// What of the interrupt controllers is saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,6 +81,8 @@ pub(super) struct Irqs {
     has_lines: bool,
     lines: Mutex<Lines>,
     inputs: Mutex<Vec<Input>>,
+    /// Inputs of the VMM's I/O APIC, with the last message of each.
+    pins: Mutex<BTreeMap<u32, Option<Msi>>>,
     epoll: Arc<Epoll>,
     stop: EventFd,
 }
@@ -88,6 +93,7 @@ impl Irqs {
             has_lines,
             lines: Mutex::default(),
             inputs: Mutex::default(),
+            pins: Mutex::default(),
             epoll: Arc::new(Epoll::new()?),
             stop: EventFd::new(0)?,
         };
@@ -103,6 +109,39 @@ impl Irqs {
 
     pub(super) fn send(&self, message: Msi) {
         lock(&self.lines).send(message);
+    }
+
+    /// Gives an input of the VMM's I/O APIC away.
+    pub(super) fn take_pin(&self, pin: u32) -> Result<(), Error> {
+        let attempt = || format!("use the pin {pin} of an I/O APIC");
+        if self.has_lines {
+            let cause = io::Error::other("the VM has an I/O APIC of its own");
+            return Err(Error::Call { attempt: attempt(), cause });
+        }
+        let mut pins = lock(&self.pins);
+        let why = match pin {
+            LINES.. => "there are 24",
+            _ if pins.contains_key(&pin) => "it is in use",
+            _ => {
+                pins.insert(pin, None);
+                return Ok(());
+            }
+        };
+        Err(Error::Invalid { attempt: attempt(), why: why.into() })
+    }
+
+    pub(super) fn set_pin(&self, pin: u32, message: Msi) {
+        lock(&self.pins).insert(pin, Some(message));
+    }
+
+    pub(super) fn free_pin(&self, pin: u32) {
+        lock(&self.pins).remove(&pin);
+    }
+
+    /// Whether a level-triggered message of this vector belongs to one of the VMM's pins.
+    pub(super) fn is_level(&self, vector: u8) -> bool {
+        let level = |m: &Msi| m.data & LEVEL != 0 && m.data.to_le_bytes()[0] == vector;
+        lock(&self.pins).values().flatten().any(level)
     }
 
     /// Returns whether there is a new edge.

@@ -5,8 +5,8 @@ use super::route::FakeRoute;
 use super::vcpu::FakeVcpu;
 use super::{FakeHypervisor, lock};
 use crate::{
-    Datamatch, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi, MsiRoute, MsrFilter, Vcpu, Vm,
-    VmConfig,
+    Datamatch, DirtyTracking, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi, MsiRoute,
+    MsrFilter, Vcpu, Vm, VmConfig,
 };
 use drystone_memory::Backed;
 use drystone_state::{Blob, Schema};
@@ -17,6 +17,9 @@ use std::sync::{Arc, Mutex, Weak};
 use vmm_sys_util::eventfd::EventFd;
 
 pub(super) const MAX_VCPUS: u32 = 255;
+const MIN_RING: u32 = 1024;
+/// As on KVM. There are no rings in here, and none is ever full.
+pub(super) const MAX_RING: u32 = 0x1_0000;
 
 struct Doorbell {
     event: EventFd,
@@ -83,10 +86,7 @@ pub(super) struct FakeVm {
 
 impl FakeVm {
     pub(super) fn new(host: &FakeHypervisor, config: &VmConfig) -> Result<Self, Error> {
-        if config.pit && config.interrupts != InterruptControllers::Full {
-            let why = "its timer needs all of its interrupt controllers".into();
-            return Err(Error::Invalid { attempt: "create a VM".into(), why });
-        }
+        check(config)?;
         let failed = |cause| Error::Call { attempt: "create a VM".into(), cause };
         let irqs = match config.interrupts {
             InterruptControllers::None => None,
@@ -111,6 +111,23 @@ impl FakeVm {
         }
         Ok(Self { host: host.clone(), shared })
     }
+}
+
+/// Refuses what KVM refuses.
+fn check(config: &VmConfig) -> Result<(), Error> {
+    let invalid = |why: &str| Err(Error::Invalid { attempt: "create a VM".into(), why: why.into() });
+    if config.pit && config.interrupts != InterruptControllers::Full {
+        return invalid("its timer needs all of its interrupt controllers");
+    }
+    if let DirtyTracking::Ring { entries } = config.dirty
+        && (!entries.is_power_of_two() || !(MIN_RING..=MAX_RING).contains(&entries))
+    {
+        return invalid("its dirty rings need a power of two of entries, from 1024 to 65536");
+    }
+    if config.halt_poll.is_some_and(|limit| u32::try_from(limit.as_nanos()).is_err()) {
+        return invalid("its limit of halt polling is too long");
+    }
+    Ok(())
 }
 
 impl Vm for FakeVm {
@@ -158,7 +175,11 @@ impl Vm for FakeVm {
     }
 
     fn create_msi_route(&self, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error> {
-        Ok(Box::new(FakeRoute::new(self.shared.clone(), event)?))
+        Ok(Box::new(FakeRoute::new(self.shared.clone(), event, None)?))
+    }
+
+    fn create_pin_route(&self, pin: u32, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error> {
+        Ok(Box::new(FakeRoute::new(self.shared.clone(), event, Some(pin))?))
     }
 
     fn register_ioeventfd(

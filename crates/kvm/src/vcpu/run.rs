@@ -1,7 +1,10 @@
 use super::{KvmVcpu, kick};
 use crate::error::cause;
 use drystone_hypervisor::{Exit, IoHandler, MsrAction, MsrFilter, RunError};
-use kvm_bindings::{KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES};
+use kvm_bindings::{
+    KVM_EXIT_DIRTY_RING_FULL, KVM_INTERNAL_ERROR_EMULATION,
+    KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+};
 use kvm_ioctls::VcpuExit;
 
 /// What KVM_RUN came back with, without what it borrows.
@@ -11,6 +14,8 @@ enum Outcome {
     Eintr,
     /// A secondary CPU woke up (INIT or SIPI came), and shall be run again.
     Again,
+    /// The vCPU's dirty ring has no room for what it wants to write.
+    RingFull,
     FailedEntry(u64),
     InternalError,
     Failed(vmm_sys_util::errno::Error),
@@ -20,6 +25,9 @@ enum Outcome {
 impl KvmVcpu {
     pub(super) fn run_once(&mut self, io: &mut dyn IoHandler) -> Result<Exit, RunError> {
         let thread = self.own_thread()?;
+        let id = self.id;
+        let unexpected = |what: &str| RunError::Unexpected { id, what: what.into() };
+        let mut found_full_ring_empty = false;
         loop {
             self.latch.enter(thread);
             let result = self.fd.run();
@@ -40,15 +48,25 @@ impl KvmVcpu {
             return match outcome {
                 Outcome::Exit(exit) => Ok(exit),
                 Outcome::Again => continue,
+                Outcome::RingFull => match self.vm.empty_rings() {
+                    Ok(true) => {
+                        found_full_ring_empty = false;
+                        continue;
+                    }
+                    // Another thread may have been quicker.
+                    Ok(false) if !std::mem::replace(&mut found_full_ring_empty, true) => continue,
+                    Ok(false) => Err(unexpected("KVM calls a dirty ring full that has nothing in it")),
+                    Err(e) => Err(unexpected(&e.to_string())),
+                },
                 // The signal of a kick that an earlier return consumed came late: it must not count twice.
                 Outcome::Eintr if was_stale && !left.kicked => continue,
                 Outcome::Eintr => Ok(Exit::Interrupted),
                 Outcome::FailedEntry(reason) => {
-                    Err(RunError::FailedEntry { id: self.id, reason, context: self.context(&[]) })
+                    Err(RunError::FailedEntry { id, reason, context: self.context(&[]) })
                 }
                 Outcome::InternalError => Err(self.internal_error()),
-                Outcome::Failed(e) => Err(RunError::Call { id: self.id, cause: cause(e) }),
-                Outcome::Unexpected(what) => Err(RunError::Unexpected { id: self.id, what }),
+                Outcome::Failed(e) => Err(RunError::Call { id, cause: cause(e) }),
+                Outcome::Unexpected(what) => Err(unexpected(&what)),
             };
         }
     }
@@ -126,6 +144,7 @@ fn serve(exit: VcpuExit<'_>, page: &kick::RunPage, msrs: &MsrFilter, io: &mut dy
                 "memory fault on {size} bytes at {gpa:#x} (flags {flags:#x})"
             ));
         }
+        VcpuExit::Unsupported(KVM_EXIT_DIRTY_RING_FULL) => return Outcome::RingFull,
         VcpuExit::Unsupported(reason) => return Outcome::Unexpected(format!("KVM exit reason {reason}")),
         VcpuExit::Unknown => return unexpected("KVM does not know the hardware's exit reason"),
         other => return Outcome::Unexpected(format!("{other:?}")),

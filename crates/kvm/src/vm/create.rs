@@ -1,9 +1,10 @@
-use super::{Shared, TSC_DEADLINE, msr_filter, routes::Routes, slots::Slots};
+use super::{Shared, TSC_DEADLINE, msr_filter, rings::Rings, routes::Routes, slots::Slots};
 use crate::error::{call, invalid};
 use drystone_hypervisor::{Error, InterruptControllers, VmConfig};
 use drystone_memory::Layout;
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
+use kvm_bindings::{KVM_CAP_HALT_POLL, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
 use kvm_ioctls::{Cap, VmFd};
+use std::time::Duration;
 
 /// Inputs of an I/O APIC: this many interrupt numbers are kept free for one in the VMM.
 pub(super) const IOAPIC_PINS: u32 = 24;
@@ -29,6 +30,10 @@ pub(super) fn create(kvm: &kvm_ioctls::Kvm, config: &VmConfig) -> Result<Shared,
         InterruptControllers::Full => create_interrupt_controllers(&fd, config)?,
     }
     msr_filter::install(&fd, &config.msrs)?;
+    let rings = Rings::enable(&fd, config.dirty)?;
+    if let Some(limit) = config.halt_poll {
+        limit_halt_polling(&fd, limit)?;
+    }
     let msrs = kvm.get_msr_index_list().map_err(call(|| "list the host's MSRs"))?;
     // Older kernels do not list it.
     let mut msr_list = msrs.as_slice().to_vec();
@@ -39,6 +44,7 @@ pub(super) fn create(kvm: &kvm_ioctls::Kvm, config: &VmConfig) -> Result<Shared,
         xsave_size: usize::try_from(fd.check_extension_int(Cap::Xsave2)).ok().filter(|&n| n > 0),
         routes: Routes::new(config.interrupts, fd.check_extension_int(Cap::IrqRouting)),
         fd,
+        rings,
         slots: Slots::new(kvm.get_nr_memslots()),
         config: config.clone(),
         msr_list,
@@ -61,6 +67,17 @@ pub(super) fn require(fd: &VmFd, caps: &[Cap], what: &str) -> Result<(), Error> 
         return Ok(());
     }
     Err(Error::Missing { what: what.into() })
+}
+
+fn limit_halt_polling(fd: &VmFd, limit: Duration) -> Result<(), Error> {
+    let attempt = || format!("limit halt polling to {limit:?}");
+    if fd.check_extension_raw(KVM_CAP_HALT_POLL.into()) <= 0 {
+        return Err(Error::Missing { what: "limit of halt polling (KVM_CAP_HALT_POLL)".into() });
+    }
+    let nanoseconds = u32::try_from(limit.as_nanos()).map_err(|_| invalid(attempt(), "it is too long"))?;
+    let cap =
+        kvm_enable_cap { cap: KVM_CAP_HALT_POLL, args: [nanoseconds.into(), 0, 0, 0], ..Default::default() };
+    fd.enable_cap(&cap).map_err(call(attempt))
 }
 
 fn create_local_apics(fd: &VmFd) -> Result<(), Error> {

@@ -10,7 +10,7 @@ use kvm_bindings::{
     kvm_irq_routing_irqchip, kvm_irq_routing_msi, kvm_msi,
 };
 use kvm_ioctls::{Cap, VmFd};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 use vmm_sys_util::eventfd::EventFd;
@@ -26,7 +26,7 @@ const IOAPIC: u32 = 2;
 pub(super) struct Routes {
     /// The interrupt controllers' inputs, as KVM wires them when it makes them.
     lines: Vec<kvm_irq_routing_entry>,
-    /// Numbers of messages, from [`IOAPIC_PINS`] on; `None` until the message is first set.
+    /// Numbers of messages, from [`IOAPIC_PINS`] on, or of the VMM's pins, below; `None` until the message is first set.
     messages: Mutex<BTreeMap<u32, Option<Msi>>>,
     /// How many numbers KVM knows.
     max: u32,
@@ -48,6 +48,20 @@ impl Routes {
         })?;
         messages.insert(number, None);
         Ok(number)
+    }
+
+    fn take_pin(&self, pin: u32) -> Result<(), Error> {
+        let attempt = || format!("use the pin {pin} of an I/O APIC");
+        if pin >= IOAPIC_PINS {
+            return Err(invalid(attempt(), format!("there are {IOAPIC_PINS}")));
+        }
+        match lock(&self.messages).entry(pin) {
+            Entry::Occupied(_) => Err(invalid(attempt(), "it is in use")),
+            Entry::Vacant(free) => {
+                free.insert(None);
+                Ok(())
+            }
+        }
     }
 
     /// KVM keeps what it was told of this number until the next change; nothing uses it meanwhile.
@@ -119,14 +133,26 @@ pub(super) fn signal(shared: &Shared, message: Msi) -> Result<(), Error> {
     }
 }
 
-pub(super) fn create(shared: &Arc<Shared>, event: &EventFd) -> Result<Box<dyn MsiRoute>, Error> {
+/// A route for `event`: of any number, or of a pin of the VMM's I/O APIC.
+pub(super) fn create(
+    shared: &Arc<Shared>,
+    event: &EventFd,
+    pin: Option<u32>,
+) -> Result<Box<dyn MsiRoute>, Error> {
     let attempt = || "wire an event to an interrupt message".to_owned();
     shared.needs_local_apics(attempt)?;
     let what = "interrupt messages (KVM_CAP_IRQ_ROUTING, KVM_CAP_IRQFD)";
     require(&shared.fd, &[Cap::IrqRouting, Cap::Irqfd], what)?;
     // A copy of the descriptor: the caller's may be closed before this is dropped.
     let event = event.try_clone().map_err(|cause| Error::Call { attempt: attempt(), cause })?;
-    let gsi = shared.routes.allocate()?;
+    let gsi = match pin {
+        None => shared.routes.allocate()?,
+        Some(_) if shared.config.interrupts != InterruptControllers::Split => {
+            let cause = std::io::Error::other("the VM has an I/O APIC of its own");
+            return Err(Error::Call { attempt: attempt(), cause });
+        }
+        Some(pin) => shared.routes.take_pin(pin).map(|()| pin)?,
+    };
     Ok(Box::new(Route { vm: shared.clone(), gsi, event, wired: Mutex::new(false) }))
 }
 

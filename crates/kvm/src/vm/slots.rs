@@ -1,4 +1,4 @@
-use super::{Shared, lock};
+use super::{Shared, lock, rings::Rings};
 use crate::error::{call, invalid};
 use drystone_hypervisor::{Error, Guard, MapOptions};
 use drystone_memory::{Backed, Layout};
@@ -9,12 +9,29 @@ use std::sync::{Arc, Mutex};
 
 const PAGE: u64 = 4096;
 
-struct Slot {
+pub(super) struct Slot {
     region: Arc<dyn Backed>,
     options: MapOptions,
+    /// What was harvested from dirty rings: a bit a page.
+    dirty: Vec<u64>,
 }
 
 impl Slot {
+    /// The region's page `page` was written.
+    pub(super) fn mark(&mut self, page: u64) {
+        if let Some(word) = self.dirty.get_mut((page / 64) as usize) {
+            *word |= 1 << (page % 64);
+        }
+    }
+    /// All of its pages count as written.
+    pub(super) fn mark_all(&mut self) {
+        let pages = self.region.len() / PAGE;
+        for (word, first) in self.dirty.iter_mut().zip((0..pages).step_by(64)) {
+            let more = pages - first;
+            *word = if more < 64 { (1 << more) - 1 } else { u64::MAX };
+        }
+    }
+
     fn base(&self) -> u64 {
         self.region.guest_base()
     }
@@ -45,22 +62,22 @@ impl Slots {
         if read { len } else { 0 }
     }
 
-    pub(super) fn dirty_log(&self, fd: &VmFd, base: u64) -> Result<Vec<u64>, Error> {
-        let attempt = || format!("read the dirty log of the guest memory at {base:#x}");
-        let used = lock(&self.used);
-        let found = used.iter().find(|(_, s)| s.base() == base && s.options.log_dirty);
-        let (&number, slot) =
-            found.ok_or_else(|| invalid(attempt(), "no memory with a dirty log is mapped there"))?;
-        let len = usize::try_from(slot.region.len()).map_err(|e| invalid(attempt(), e.to_string()))?;
-        fd.get_dirty_log(number, len).map_err(call(attempt))
+    /// Makes room in the vCPUs' dirty rings. Answers whether any was needed.
+    pub(super) fn harvest(&self, fd: &VmFd, rings: &Rings) -> Result<bool, Error> {
+        rings.harvest(fd, &mut lock(&self.used))
     }
 
-    fn unmap(&self, fd: &VmFd, number: u32) {
+    fn unmap(&self, fd: &VmFd, rings: Option<&Rings>, number: u32) {
         let mut used = lock(&self.used);
         let Some(slot) = used.remove(&number) else { return };
         let gone = kvm_userspace_memory_region { slot: number, ..Default::default() };
         // SAFETY: deleting a slot (its size is 0) takes memory away from the guest only.
         let done = unsafe { fd.set_user_memory_region(gone) };
+        if let Some(rings) = rings {
+            // What they still hold of this slot must not be taken for the next one's of that number. Should KVM refuse
+            // to make room, whoever reads the log next hears of it.
+            let _ = rings.harvest(fd, &mut used);
+        }
         drop(used);
         if done.is_err() {
             // KVM never refuses to delete a slot that exists. Should it, the guest still reaches the memory: it
@@ -69,6 +86,23 @@ impl Slots {
         }
         super::must_succeed(done, "delete a memory slot");
     }
+}
+
+pub(super) fn dirty_log(shared: &Shared, base: u64) -> Result<Vec<u64>, Error> {
+    let attempt = || format!("read the dirty log of the guest memory at {base:#x}");
+    let mut used = lock(&shared.slots.used);
+    if let Some(rings) = &shared.rings {
+        rings.harvest(&shared.fd, &mut used)?;
+    }
+    let found = used.iter_mut().find(|(_, s)| s.base() == base && s.options.log_dirty);
+    let (&number, slot) =
+        found.ok_or_else(|| invalid(attempt(), "no memory with a dirty log is mapped there"))?;
+    if shared.rings.is_some() {
+        let clean = vec![0; slot.dirty.len()];
+        return Ok(std::mem::replace(&mut slot.dirty, clean));
+    }
+    let len = usize::try_from(slot.region.len()).map_err(|e| invalid(attempt(), e.to_string()))?;
+    shared.fd.get_dirty_log(number, len).map_err(call(attempt))
 }
 
 pub(super) fn map(
@@ -114,8 +148,9 @@ pub(super) fn map(
     // references into them. The region lives in `used` from here on until KVM has forgotten the slot: `unmap` orders
     // it so, and if no guard does, then the guard's clone of `shared` was leaked and all of this with it.
     unsafe { shared.fd.set_user_memory_region(slot) }.map_err(call(attempt))?;
-    used.insert(number, Slot { region, options });
+    let words = if options.log_dirty && shared.rings.is_some() { (len / PAGE).div_ceil(64) } else { 0 };
+    used.insert(number, Slot { region, options, dirty: vec![0; words as usize] });
     drop(used);
     let shared = shared.clone();
-    Ok(Guard::new(move || shared.slots.unmap(&shared.fd, number)))
+    Ok(Guard::new(move || shared.slots.unmap(&shared.fd, shared.rings.as_ref(), number)))
 }

@@ -1,14 +1,14 @@
 use crate::guest::{self, DEVICE};
-use crate::{Access, Backend, IoLog, RAM, TinyVm};
+use crate::{Access, Backend, IoLog, TinyVm};
 use drystone_hypervisor::{Error, Exit, MapOptions, VmConfig};
 use drystone_memory::{Backed, GuestRam, Layout, RamConfig, RamRegion};
 use std::sync::Arc;
 use vm_memory::{GuestAddress, MmapRegion};
 
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// A range of its own, at any address, filled with `byte`.
-fn region(base: u64, len: u64, byte: u8) -> Arc<dyn Backed> {
+pub(super) fn region(base: u64, len: u64, byte: u8) -> Arc<dyn Backed> {
     let mapping = MmapRegion::new(len as usize).unwrap();
     let region = RamRegion::new(mapping, GuestAddress(base)).unwrap();
     assert!(region.write_at(0, &vec![byte; len as usize]));
@@ -92,28 +92,6 @@ pub fn read_only_memory_is_read_and_not_written(backend: &Backend) {
     let mut byte = [0];
     assert!(rom.read_at(5, &mut byte));
     assert_eq!(byte, [0x5a]);
-}
-
-/// Pages that the guest wrote to since the last call are in the log. A hypervisor may add pages that the guest used
-/// otherwise, such as its code; pages that it never touched are not in it.
-pub fn the_dirty_log_has_what_the_guest_wrote(backend: &Backend) {
-    let mut tiny = TinyVm::new(backend, VmConfig::bare(), guest::pokes());
-    let bit = |log: &[u64], page: u64| log[(page / 64) as usize] >> (page % 64) & 1;
-    let pages = [0x90, 0x9f, 0xff];
-    for (n, page) in pages.into_iter().enumerate() {
-        tiny.vm.dirty_log(0).unwrap();
-        tiny.change_regs(|r| (r.rdi, r.rbx) = (page * PAGE + 9, 0x40 + n as u64));
-        assert_eq!(tiny.run_through_io(&mut IoLog::new()), Exit::Halted);
-        let log = tiny.vm.dirty_log(0).unwrap();
-        assert_eq!(log.len() as u64, RAM / PAGE / 64);
-        for other in pages {
-            assert_eq!(bit(&log, other), u64::from(other == page), "page {other:#x} after {page:#x}");
-        }
-        assert_eq!(tiny.read(page * PAGE + 9, 1), [0x40 + n as u8], "and it is written");
-    }
-    assert!(matches!(tiny.vm.dirty_log(PAGE), Err(Error::Invalid { .. })));
-    let _guard = tiny.vm.map_memory(region(DEVICE, PAGE, 0), MapOptions::default()).unwrap();
-    assert!(matches!(tiny.vm.dirty_log(DEVICE), Err(Error::Invalid { .. })), "it has no log");
 }
 
 /// Whoever holds a guard keeps what it stands for.

@@ -1,5 +1,5 @@
 use crate::guest::{self, FIRST_VECTOR, INTERRUPT_PORT, READY_PORT};
-use crate::{Access, Backend, IoLog, TinyVm, run_through_io};
+use crate::{Access, Asm, Backend, Guest, IoLog, TinyVm, run_through_io};
 use drystone_hypervisor::{Error, Exit, Msi, Vcpu, VmConfig};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -160,6 +160,64 @@ pub fn messages_need_a_local_apic(backend: &Backend) {
     let tiny = TinyVm::new(backend, VmConfig::split(), guest::spins());
     assert!(matches!(tiny.vm.set_irq_line(4, true), Err(Error::Call { .. })), "local APICs have no lines");
     assert!(matches!(tiny.vm.register_irqfd(&event(), 4), Err(Error::Call { .. })));
+}
+
+/// The guest's acknowledgement of a level-triggered message of the VMM's I/O APIC is an exit; of an edge it is not.
+pub fn an_acknowledged_pin_exits(backend: &Backend) {
+    const LEVEL: u32 = 1 << 15;
+    let mut tiny = ready(backend, &VmConfig::split(), 1);
+    let (level, edge) = (event(), event());
+    let level_route = tiny.vm.create_pin_route(4, &level).unwrap();
+    let edge_route = tiny.vm.create_pin_route(5, &edge).unwrap();
+    let message = Msi::fixed(0, VECTOR);
+    level_route.set(Some(Msi { data: message.data | LEVEL, ..message })).unwrap();
+    edge_route.set(Some(Msi::fixed(0, VECTOR + 1))).unwrap();
+    for _ in 0..3 {
+        level.write(1).unwrap();
+        assert_eq!(next(tiny.vcpu()), VECTOR);
+        assert_eq!(tiny.vcpu().run(&mut IoLog::new()).unwrap(), Exit::IoApicEoi { vector: VECTOR });
+        edge.write(1).unwrap();
+        assert_eq!(next(tiny.vcpu()), VECTOR + 1);
+        no_other(tiny.vcpu());
+    }
+    for pin in [4, 24] {
+        assert!(matches!(tiny.vm.create_pin_route(pin, &level).err(), Some(Error::Invalid { .. })));
+    }
+    drop(level_route);
+    drop(tiny.vm.create_pin_route(4, &level).unwrap());
+    for config in [VmConfig::bare(), VmConfig::default()] {
+        let tiny = TinyVm::new(backend, config, guest::spins());
+        assert!(matches!(tiny.vm.create_pin_route(4, &level).err(), Some(Error::Call { .. })));
+    }
+}
+
+/// With local APICs alone, the registers of the other controllers are the VMM's.
+pub fn split_controllers_leave_the_others_registers(backend: &Backend) {
+    let code =
+        Asm::new().out_imm(0x20, 0x11).mov_rdi(0xfec0_0000).mov_rax(1).store(4).load(4).out_imm(0x43, 0x34);
+    let end = code.here();
+    let guest = Guest::new(code.hlt().jmp(end), |cpu| {
+        cpu.out8(0x20, 0x11);
+        cpu.mmio_write(0xfec0_0000, &[1, 0, 0, 0]);
+        cpu.mmio_read(0xfec0_0000, &mut [0; 4]);
+        cpu.out8(0x43, 0x34);
+        loop {
+            cpu.halt();
+        }
+    });
+    let mut tiny = TinyVm::new(backend, VmConfig::split(), guest);
+    let mut io = IoLog::new();
+    for _ in 0..4 {
+        assert_eq!(tiny.vcpu().run(&mut io).unwrap(), Exit::Io);
+    }
+    let expected = [
+        Access::Out(0x20, vec![0x11]),
+        Access::Store(0xfec0_0000, vec![1, 0, 0, 0]),
+        Access::Load(0xfec0_0000, vec![0xa0, 0xa1, 0xa2, 0xa3]),
+        Access::Out(0x43, vec![0x34]),
+    ];
+    assert_eq!(io.take(), expected);
+    no_other(tiny.vcpu());
 }
 
 fn event() -> EventFd {

@@ -29,7 +29,10 @@ pub fn messages() -> Guest {
                 cpu.out8(INTERRUPT_PORT, NMI);
             }
             match cpu.take_message() {
-                Some(vector) => cpu.out8(INTERRUPT_PORT, vector),
+                Some(vector) => {
+                    cpu.out8(INTERRUPT_PORT, vector);
+                    cpu.end_of_interrupt(vector);
+                }
                 None => cpu.halt(),
             }
         }

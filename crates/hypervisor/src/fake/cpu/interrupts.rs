@@ -1,5 +1,7 @@
 use super::GuestCpu;
+use crate::Exit;
 use crate::fake::Op;
+use crate::fake::rendezvous::Yield;
 
 impl GuestCpu {
     /// Takes the pending interrupt line of the lowest number.
@@ -35,6 +37,14 @@ impl GuestCpu {
                 return vector;
             }
             self.halt();
+        }
+    }
+
+    /// Acknowledges a message that was taken: an exit, if it is level-triggered and of an I/O APIC that is the VMM's.
+    pub fn end_of_interrupt(&mut self, vector: u8) {
+        self.before_taking();
+        if self.vm.irqs.as_ref().is_some_and(|irqs| irqs.is_level(vector)) {
+            self.give_up_turn(Yield::Exit(Exit::IoApicEoi { vector }));
         }
     }
 
