@@ -26,8 +26,8 @@ pub fn i8042(data: &[u8]) {
             break;
         }
         wire.0.store(false, Ordering::Relaxed);
-        let step = input.u8() % 9;
-        match step {
+        let mut changed = true;
+        match input.u8() % 9 {
             0 | 1 => {
                 let command = input.u8();
                 let reset = (0xf0..=0xff).contains(&command) && command & 1 == 0;
@@ -44,8 +44,12 @@ pub fn i8042(data: &[u8]) {
                 wide(&controller, &mut input);
                 output_port = controller.save().unwrap().pending == Some(0xd1);
             }
-            6 => controller = restored(&controller, &wire, &mut input, &mut output_port),
-            8 => type_keys(&controller),
+            6 => {
+                controller = restored(&controller, &wire, &mut input, &mut output_port);
+                // A state that was refused leaves the old controller as it was.
+                changed = false;
+            }
+            8 => changed = type_keys(&controller),
             _ => {
                 controller.reset().unwrap();
                 assert_eq!(controller.save().unwrap(), I8042::new(wire.clone()).save().unwrap());
@@ -53,8 +57,7 @@ pub fn i8042(data: &[u8]) {
             }
         }
         let wanted = controller.save().unwrap().ram[0] & 0x01 != 0 && status(&controller) & 0x01 != 0;
-        // A restored state that was refused leaves the old controller as it was.
-        if wanted && step != 6 {
+        if wanted && changed {
             assert!(wire.0.load(Ordering::Relaxed), "a byte is there, and nobody is told");
         }
         assert_eq!(status(&controller) & 0x12, 0x10, "never busy, never locked");
@@ -69,7 +72,8 @@ impl Interrupt for Wire {
     }
 }
 
-fn type_keys(controller: &I8042) {
+/// Whether anything was typed.
+fn type_keys(controller: &I8042) -> bool {
     let before = controller.save().unwrap();
     let typed = controller.ctrl_alt_del();
     let after = controller.save().unwrap();
@@ -79,6 +83,7 @@ fn type_keys(controller: &I8042) {
         Err(KeyboardError::Full) => assert!(before == after && before.keyboard.keys.len() > 64 - 16),
         Err(_) => assert!(before == after && (before.ram[0] & 0x10 != 0 || !before.keyboard.scanning)),
     }
+    typed.is_ok()
 }
 
 fn status(controller: &Arc<I8042>) -> u8 {
