@@ -4,12 +4,13 @@
 #![allow(clippy::panic, clippy::unwrap_used)]
 
 use drystone::config::Config;
+use drystone::events::Journal;
+use drystone::log::Log;
 use drystone::machine::Machine;
 use drystone::monitor::mailbox;
 use drystone_chipset::Taken;
 use drystone_kvm::Kvm;
 use std::io::Write;
-use std::sync::Arc;
 use std::time::Duration;
 
 fn main() {
@@ -22,8 +23,9 @@ fn main() {
     };
     let kvm = Kvm::open().unwrap();
     let (handle, mailbox) = mailbox();
-    let (machine, console) = Machine::build(&config, &kvm, &handle, Arc::new(|e| eprintln!("{e:?}")))
-        .unwrap_or_else(|e| panic!("{e}"));
+    let journal = Journal::new(Log::none());
+    let (machine, console) =
+        Machine::build(&config, &kvm, &handle, &journal).unwrap_or_else(|e| panic!("{e}"));
     let show = std::thread::spawn(move || {
         let mut bytes = Vec::new();
         while console.output.take(&mut bytes, Duration::from_secs(1)) != Taken::Closed {
@@ -34,5 +36,6 @@ fn main() {
     });
     let end = mailbox.serve(machine).unwrap();
     show.join().unwrap();
+    journal.history().since(0).iter().for_each(|event| println!("{event}"));
     println!("{} {}", end.cause, end.hint);
 }

@@ -1,13 +1,15 @@
 //! The command line.
 
 mod args;
+mod events;
 mod machines;
+mod time;
 
 use crate::config::ConfigError;
-use crate::control::Verb;
+use crate::control::{Action, DEFAULT_SHUTDOWN_TIME};
 use crate::registry::Registry;
 use crate::run::{self, ExitStatus, RunError};
-use args::{Cli, Command, IdArgs, RunArgs};
+use args::{Cli, Command, EventsArgs, IdArgs, NmiArgs, RunArgs, StopArgs};
 use clap::Parser;
 use clap::error::ErrorKind;
 use machines::CommandError;
@@ -27,18 +29,28 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
 }
 
 fn command(command: Command) -> ExitStatus {
-    let act = |id: IdArgs, verb| speak(|registry, _| machines::act(registry, id.id.as_ref(), verb));
+    let act =
+        |id: IdArgs, action| speak(|registry, out| machines::act(registry, id.id.as_ref(), action, out));
     match command {
         Command::Run(args) => run(&args),
         Command::Ls(args) => speak(|registry, out| machines::ls(registry, args.json, out)),
         Command::Info(args) => {
             speak(|registry, out| machines::info(registry, args.id.id.as_ref(), args.json.json, out))
         }
-        Command::Pause(id) => act(id, Verb::Pause),
-        Command::Resume(id) => act(id, Verb::Resume),
-        Command::Power(id) => act(id, Verb::Power),
-        Command::Reset(id) => act(id, Verb::Reset),
-        Command::Stop(id) => act(id, Verb::Stop),
+        Command::Events(EventsArgs { id, follow, json }) => {
+            speak(|registry, out| events::events(registry, id.id.as_ref(), follow, json.json, out))
+        }
+        Command::Pause(id) => act(id, Action::Pause),
+        Command::Resume(id) => act(id, Action::Resume),
+        Command::Power(id) => act(id, Action::Power),
+        Command::CtrlAltDel(id) => act(id, Action::CtrlAltDel),
+        Command::Nmi(NmiArgs { id, cpu }) => act(id, Action::Nmi { cpu }),
+        Command::Reset(id) => act(id, Action::Reset),
+        Command::Stop(StopArgs { id, graceful: false, .. }) => act(id, Action::Stop),
+        Command::Stop(StopArgs { id, timeout, .. }) => {
+            let timeout = timeout.map_or(DEFAULT_SHUTDOWN_TIME, |t| t.0);
+            act(id, Action::StopGracefully { timeout })
+        }
     }
 }
 

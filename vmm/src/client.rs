@@ -1,13 +1,17 @@
 //! The other end of the control socket, for the command line and for programs that do not want to speak HTTP.
 
-use crate::control::{Info, Verb};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
+mod follow;
+
+use crate::control::{Action, Info};
+use crate::events::Record;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -67,6 +71,11 @@ struct Failure {
     error: String,
 }
 
+#[derive(Deserialize)]
+struct Events {
+    events: Vec<Record>,
+}
+
 impl Client {
     /// For the socket at `socket`; a call takes at most `time`.
     pub fn new(socket: &Path, time: Duration) -> Self {
@@ -78,15 +87,31 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub fn info(&self) -> Result<Info, ClientError> {
-        self.blocking(self.request(Method::GET, "/v1/vm".into()))
+        self.blocking(self.request(Method::GET, "/v1/vm".into(), Vec::new()))
     }
 
-    /// Asks for `verb`, and returns how things are when it is done.
+    /// Asks for `action`, and returns how things are when it is done. One that waits for the guest may take so much longer.
     ///
     /// # Errors
     /// [`ClientError`]; [`ClientError::Refused`] when the machine says no.
-    pub fn act(&self, verb: Verb) -> Result<Info, ClientError> {
-        self.blocking(self.request(Method::PUT, format!("/v1/vm/{verb}")))
+    pub fn act(&self, action: Action) -> Result<Info, ClientError> {
+        let guest = match action {
+            Action::StopGracefully { timeout } => timeout,
+            _ => Duration::ZERO,
+        };
+        let patient = Self { socket: self.socket.clone(), time: self.time.saturating_add(guest) };
+        let path = format!("/v1/vm/{}", action.verb());
+        self.blocking(patient.request(Method::PUT, path, action.body()))
+    }
+
+    /// The events after number `since` that are still known, oldest first; 0 for all.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn events(&self, since: u64) -> Result<Vec<Record>, ClientError> {
+        let path = format!("/v1/vm/events?since={since}");
+        let Events { events } = self.blocking(self.request(Method::GET, path, Vec::new()))?;
+        Ok(events)
     }
 
     /// [`Client::info`] of many machines at once, in their order, so that one that hangs costs its time only once.
@@ -97,7 +122,10 @@ impl Client {
             let tasks: Vec<_> = clients
                 .iter()
                 .cloned()
-                .map(|c| local.spawn_local(async move { c.request(Method::GET, "/v1/vm".into()).await }))
+                .map(|c| {
+                    local
+                        .spawn_local(async move { c.request(Method::GET, "/v1/vm".into(), Vec::new()).await })
+                })
                 .collect();
             local.await;
             let mut infos = Vec::new();
@@ -123,36 +151,48 @@ impl Client {
         runtime.map_err(|e| self.connect_failed(e))?.block_on(work)
     }
 
-    async fn request(&self, method: Method, path: String) -> Result<Info, ClientError> {
-        let late = |_| ClientError::Timeout { path: self.socket.clone(), time: self.time };
-        tokio::time::timeout(self.time, self.exchange(method, path)).await.map_err(late)?
+    fn late(&self) -> ClientError {
+        ClientError::Timeout { path: self.socket.clone(), time: self.time }
     }
 
-    async fn exchange(&self, method: Method, path: String) -> Result<Info, ClientError> {
+    async fn request<T>(&self, method: Method, path: String, body: Vec<u8>) -> Result<T, ClientError>
+    where
+        T: DeserializeOwned,
+    {
+        let exchange = self.exchange(method, path, body, async |answer| {
+            let status = answer.status();
+            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+            self.read(status, &body.map_err(|e| self.protocol(&e))?.to_bytes())
+        });
+        tokio::time::timeout(self.time, exchange).await.map_err(|_| self.late())?
+    }
+
+    /// Sends one request on a connection of its own, and has `read` take the answer from it.
+    async fn exchange<T>(
+        &self,
+        method: Method,
+        path: String,
+        body: Vec<u8>,
+        read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.connect_failed(e))?;
         let request = Request::builder().method(method).uri(path).header(HOST, "drystone");
-        let request = request.body(Empty::<Bytes>::new()).map_err(|e| self.protocol(&e))?;
+        let request = request.body(Full::<Bytes>::new(body.into())).map_err(|e| self.protocol(&e))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.protocol(&e))?;
         let answer = async move {
-            let answer = sender.send_request(request).await?;
-            let status = answer.status();
-            let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await?.to_bytes();
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
+            let answer = sender.send_request(request).await.map_err(|e| self.protocol(&e))?;
+            read(answer).await
         };
         // The connection does the work while the answer is waited for; how it ends afterwards is of no interest.
-        let answer = async {
-            let mut answer = std::pin::pin!(answer);
-            tokio::select! {
-                answer = &mut answer => answer,
-                _ = connection => answer.await,
-            }
-        };
-        let (status, body) = answer.await.map_err(|e| self.protocol(&e))?;
-        self.read(status, &body)
+        let mut answer = std::pin::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            _ = connection => answer.await,
+        }
     }
 
-    fn read(&self, status: StatusCode, body: &[u8]) -> Result<Info, ClientError> {
+    fn read<T: DeserializeOwned>(&self, status: StatusCode, body: &[u8]) -> Result<T, ClientError> {
         if status.is_success() {
             return serde_json::from_slice(body).map_err(|e| self.protocol(&e));
         }

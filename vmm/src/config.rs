@@ -69,6 +69,8 @@ pub struct Config {
     pub on_triple_fault: Policy,
     /// What happens when the guest's kernel says that it panicked.
     pub on_panic: PanicPolicy,
+    /// How a graceful stop tells the guest.
+    pub shutdown_signal: ShutdownSignal,
     /// The least grave messages that go to the log.
     pub log_level: Level,
     /// Where the log goes, instead of `log` in the machine's runtime directory, which lives as long as the machine.
@@ -100,6 +102,17 @@ pub enum PanicPolicy {
     Pause,
 }
 
+/// How a guest is told that it is to shut down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum ShutdownSignal {
+    /// The ACPI power button.
+    PowerButton,
+    /// Ctrl-Alt-Del on its keyboard.
+    CtrlAltDel,
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -116,6 +129,7 @@ impl Default for Config {
             on_reset: Policy::Reset,
             on_triple_fault: Policy::Stop,
             on_panic: PanicPolicy::Stop,
+            shutdown_signal: ShutdownSignal::PowerButton,
             log_level: Level::default(),
             log_file: None,
         }

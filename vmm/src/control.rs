@@ -4,11 +4,14 @@
 //! |---|---|
 //! | `GET /v1` | the routes |
 //! | `GET /v1/vm` | [`Info`] |
-//! | `PUT /v1/vm/pause`, `resume`, `power`, `reset`, `stop` | a [`Verb`]; the answer is the [`Info`] afterwards |
+//! | `GET /v1/vm/events` | what has happened; with `?follow=true` also what happens from now on |
+//! | `PUT /v1/vm/pause`, `resume`, `power`, `ctrl-alt-del`, `nmi`, `reset`, `stop` | an [`Action`]; the answer is the [`Info`] afterwards |
 //!
 //! Bodies are JSON. An error is `{"error": "…"}` with the status that fits; a request that is no HTTP gets a status
 //! alone. [`Limits`] bound what a peer can take up.
 
+mod action;
+mod events;
 pub mod fuzz;
 mod info;
 mod limits;
@@ -19,6 +22,7 @@ mod server;
 mod tests;
 mod verbs;
 
+pub use action::{Action, DEFAULT_SHUTDOWN_TIME, MAX_SHUTDOWN_TIME};
 pub use info::{Info, VmState};
 pub use limits::Limits;
 pub use server::{ServeError, Server};

@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod console;
 pub mod control;
+pub mod events;
 pub mod log;
 pub mod machine;
 pub mod monitor;

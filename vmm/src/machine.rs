@@ -1,18 +1,20 @@
 //! A machine, assembled from a configuration: the only place that knows all the parts.
 
 mod board;
+mod controls;
 mod cpu;
 mod devices;
 mod image;
 mod payload;
 mod pci;
 
-use crate::config::{Config, ConfigError, CpusError, PanicPolicy, Policy};
+use crate::config::{Config, ConfigError, CpusError, PanicPolicy, Policy, ShutdownSignal};
+use crate::events::Journal;
 use crate::monitor::Handle;
 use board::Board;
 use cpu::Cpus;
 use drystone_hypervisor::{Guard, Hypervisor, MapOptions, Vm, VmConfig};
-use drystone_lifecycle::{EventSink, OnPanic, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
+use drystone_lifecycle::{OnPanic, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
 use drystone_loader::{CmdlineError, InitrdError, KernelError};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
 use drystone_state::ComponentError;
@@ -99,6 +101,9 @@ pub struct Machine {
     cpus: Cpus,
     booted: Booted,
     devices: devices::Devices,
+    board: Arc<Board>,
+    shutdown_signal: ShutdownSignal,
+    journal: Journal,
     /// Interrupt wires, then memory: unmapped once nobody uses them.
     _wires: Vec<Guard>,
     _mapped: Vec<Guard>,
@@ -106,7 +111,7 @@ pub struct Machine {
 
 impl Machine {
     /// Builds what `config` describes, with the kernel loaded and all parts at rest. What happens on its vCPUs is sent to
-    /// `handle`'s monitor, life-cycle events to `events`. The second value is the guest's serial console.
+    /// `handle`'s monitor, what happens to it is told to `journal`. The second value is the guest's serial console.
     ///
     /// # Errors
     /// [`MachineError`]; nothing is left behind.
@@ -114,7 +119,7 @@ impl Machine {
         config: &Config,
         hypervisor: &dyn Hypervisor,
         handle: &Handle,
-        events: EventSink,
+        journal: &Journal,
     ) -> Result<(Self, Console), MachineError> {
         // What the user named is looked at before anything is made.
         let payload = Payload::open(config)?;
@@ -144,13 +149,29 @@ impl Machine {
         let (bus, boot) = (devices.bus.clone(), image.clone());
         let vcpus = Arc::new(VcpuSet::with_options(made, bus, sink, boot, &cpus.options())?);
 
+        let events = {
+            let journal = journal.clone();
+            Arc::new(move |event| journal.lifecycle(&event))
+        };
         let mut orchestrator = Orchestrator::new(policy(config), events);
         orchestrator.add(Stage::Vcpus, "vcpus", vcpus.clone())?;
         orchestrator.add(Stage::Devices, "msrs", cpus.msrs.clone())?;
         devices.register(&mut orchestrator)?;
-        orchestrator.add(Stage::Devices, "board", board)?;
+        orchestrator.add(Stage::Devices, "board", board.clone())?;
         orchestrator.add(Stage::Backends, "ram", image)?;
-        Ok((Self { orchestrator, vcpus, cpus, booted, devices, _wires: wires, _mapped: mapped }, console))
+        let machine = Self {
+            orchestrator,
+            vcpus,
+            cpus,
+            booted,
+            devices,
+            board,
+            shutdown_signal: config.shutdown_signal,
+            journal: journal.clone(),
+            _wires: wires,
+            _mapped: mapped,
+        };
+        Ok((machine, console))
     }
 
     /// Which kernel was loaded, and how it is entered.
@@ -176,10 +197,6 @@ impl Machine {
     /// The model-specific registers that it answers itself, for counters.
     pub fn msrs(&self) -> Arc<MsrBank> {
         self.cpus.msrs.clone()
-    }
-
-    pub(crate) fn press_power_button(&self) {
-        self.devices.press_power_button();
     }
 }
 

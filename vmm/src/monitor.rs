@@ -1,20 +1,34 @@
 //! The thread that owns a machine. Everything that wants something of it is a message: the control socket, signals, the
 //! console's escape key, and what happens on vCPUs.
 
+mod follow;
+mod shutdown;
+
 use crate::machine::Machine;
+use drystone_chipset::KeyboardError;
 use drystone_hypervisor::RunError;
 use drystone_lifecycle::{Cause, Error, State, Verb, Verdict};
 use drystone_state::ComponentError;
 use drystone_vcpu::{VcpuEvent, VcpuEventKind};
-use std::sync::mpsc::{self, Receiver, Sender};
+use shutdown::Shutdown;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::Duration;
 
 /// What can be asked of a running machine from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Request {
     /// A step in its life.
     Life(Verb),
     /// A press of the power button, which the guest may heed.
     PowerButton,
+    /// Ctrl-Alt-Del on its keyboard.
+    CtrlAltDel,
+    /// A non-maskable interrupt, for the vCPU of that number or for all.
+    Nmi(Option<u32>),
+    /// Ask the guest to shut down, and end it when it has not after that time. The answer comes when it has ended, and other
+    /// requests are followed meanwhile; asked again, the new time counts.
+    Shutdown(Duration),
 }
 
 /// Why a request was not followed.
@@ -24,9 +38,26 @@ pub enum RequestError {
     /// The state does not allow it, or a part failed.
     #[error(transparent)]
     Lifecycle(#[from] Error),
-    /// The button of a machine that does not run.
-    #[error("cannot press the power button of a machine that is {0}")]
-    NotRunning(State),
+    /// Nothing can be told to a machine that does not run.
+    #[error("cannot {attempt} on a machine that is {state}")]
+    NotRunning {
+        /// What was tried.
+        attempt: &'static str,
+        /// Where it is.
+        state: State,
+    },
+    /// Nobody listens to the keyboard.
+    #[error("cannot type Ctrl-Alt-Del: {0}")]
+    Keyboard(#[from] KeyboardError),
+    /// There is no such vCPU.
+    #[error("cannot send a non-maskable interrupt: there is no vCPU {0}")]
+    NoVcpu(u32),
+    /// The hypervisor refused.
+    #[error("cannot send a non-maskable interrupt: {0}")]
+    Nmi(drystone_hypervisor::Error),
+    /// Somebody reset the machine that was to shut down.
+    #[error("the machine was reset instead")]
+    Superseded,
     /// The machine has ended.
     #[error("the machine has ended")]
     Gone,
@@ -90,94 +121,90 @@ impl Mailbox {
     ///
     /// # Errors
     /// [`Error`] when it cannot be booted.
-    pub fn serve(self, mut machine: Machine) -> Result<End, Error> {
+    pub fn serve(self, machine: Machine) -> Result<End, Error> {
         let reader = machine.orchestrator.reader();
-        let mut hint = "";
-        machine.orchestrator.boot()?;
+        let mut monitor = Monitor { machine, shutdown: Shutdown::default(), hint: "" };
+        monitor.machine.orchestrator.boot()?;
         while reader.state() != State::Stopped {
-            match self.0.recv() {
-                Ok(message) => hint = handle(&mut machine, message),
+            match self.next(&monitor.shutdown) {
+                Ok(message) => monitor.handle(message),
+                Err(RecvTimeoutError::Timeout) => monitor.force(),
                 // Nobody is left who could ask for anything, not even for an end.
-                Err(_) => machine.orchestrator.stop(Cause::Operator),
+                Err(RecvTimeoutError::Disconnected) => monitor.machine.orchestrator.stop(Cause::Operator),
             }
         }
-        machine.vcpus.stop();
-        Ok(End { cause: reader.wait_stopped(), hint })
+        monitor.shutdown.ended();
+        monitor.machine.vcpus.stop();
+        Ok(End { cause: reader.wait_stopped(), hint: monitor.hint })
+    }
+
+    fn next(&self, shutdown: &Shutdown) -> Result<Message, RecvTimeoutError> {
+        match shutdown.time_left() {
+            Some(left) => self.0.recv_timeout(left),
+            None => self.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
     }
 }
 
-/// Does what a message asks for. Returns a hint for the user, should the machine have ended over it.
-fn handle(machine: &mut Machine, message: Message) -> &'static str {
-    match message {
-        Message::End(cause) => machine.orchestrator.stop(cause),
-        Message::Vcpu(event) if machine.vcpus.is_current(&event) => return vcpu_event(machine, event),
-        Message::Vcpu(_) => {}
-        Message::Request(request, answer) => {
-            let done = follow(machine, request);
-            // Whoever asked may have gone away meanwhile.
-            let _ = answer.send(done.map(|()| machine.orchestrator.state()));
+/// The state of the thread.
+struct Monitor {
+    machine: Machine,
+    shutdown: Shutdown,
+    /// For the user, should the machine have ended over it.
+    hint: &'static str,
+}
+
+impl Monitor {
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::End(cause) => self.machine.orchestrator.stop(cause),
+            Message::Vcpu(event) if self.machine.vcpus.is_current(&event) => self.vcpu_event(&event),
+            Message::Vcpu(_) => {}
+            Message::Request(Request::Shutdown(time), answer) => self.shut_down(time, answer),
+            Message::Request(request, answer) => {
+                let done = self.follow(request);
+                // Whoever asked may have gone away meanwhile.
+                let _ = answer.send(done.map(|()| self.machine.orchestrator.state()));
+            }
         }
     }
-    ""
-}
 
-fn follow(machine: &mut Machine, request: Request) -> Result<(), RequestError> {
-    let orchestrator = &mut machine.orchestrator;
-    match request {
-        Request::Life(Verb::Boot) => orchestrator.boot()?,
-        Request::Life(Verb::Pause) => orchestrator.pause()?,
-        Request::Life(Verb::Resume) => orchestrator.resume()?,
-        Request::Life(Verb::Reset) => orchestrator.reset(Cause::Operator)?,
-        Request::Life(Verb::Stop) => orchestrator.stop(Cause::Operator),
-        Request::PowerButton => press_power_button(machine)?,
+    fn vcpu_event(&mut self, event: &VcpuEvent) {
+        let orchestrator = &mut self.machine.orchestrator;
+        let done = match &event.kind {
+            VcpuEventKind::Effect(effect) => match orchestrator.apply(*effect) {
+                Ok(Verdict::Release) => self.release(event),
+                done => done.map(drop),
+            },
+            VcpuEventKind::TripleFault => orchestrator.triple_fault(),
+            VcpuEventKind::Fault(error) => {
+                orchestrator.stop(Cause::Fault(error.to_string()));
+                self.hint = hint(error);
+                Ok(())
+            }
+            VcpuEventKind::Halted => {
+                let what = format!("vCPU {} halted, and nothing can wake it", event.id);
+                orchestrator.stop(Cause::Fault(what));
+                Ok(())
+            }
+            other => {
+                orchestrator.stop(Cause::Fault(format!("vCPU {}: {other:?}", event.id)));
+                Ok(())
+            }
+        };
+        if let Err(error) = done {
+            // What the guest asked for cannot be had: it must not go on as if it had never asked.
+            self.machine.orchestrator.stop(Cause::Fault(error.to_string()));
+        }
     }
-    Ok(())
-}
 
-fn vcpu_event(machine: &mut Machine, event: VcpuEvent) -> &'static str {
-    let done = match &event.kind {
-        VcpuEventKind::Effect(effect) => match machine.orchestrator.apply(*effect) {
-            Ok(Verdict::Release) => release(machine, &event),
-            done => done.map(drop),
-        },
-        VcpuEventKind::TripleFault => machine.orchestrator.triple_fault(),
-        VcpuEventKind::Fault(error) => {
-            machine.orchestrator.stop(Cause::Fault(error.to_string()));
-            return hint(error);
-        }
-        VcpuEventKind::Halted => {
-            let what = format!("vCPU {} halted, and nothing can wake it", event.id);
-            machine.orchestrator.stop(Cause::Fault(what));
-            Ok(())
-        }
-        other => {
-            machine.orchestrator.stop(Cause::Fault(format!("vCPU {}: {other:?}", event.id)));
-            Ok(())
-        }
-    };
-    if let Err(error) = done {
-        // What the guest asked for cannot be had: it must not go on as if it had never asked.
-        machine.orchestrator.stop(Cause::Fault(error.to_string()));
-    }
-    ""
-}
-
-/// Lets the vCPU that made `event` go on.
-fn release(machine: &Machine, event: &VcpuEvent) -> Result<(), Error> {
-    machine.vcpus.release(event).map_err(|cause| Error::Component {
-        verb: Verb::Resume,
-        name: "vcpus".into(),
-        cause: ComponentError::new(cause),
-    })
-}
-
-fn press_power_button(machine: &Machine) -> Result<(), RequestError> {
-    match machine.orchestrator.state() {
-        State::Running => {
-            machine.press_power_button();
-            Ok(())
-        }
-        state => Err(RequestError::NotRunning(state)),
+    /// Lets the vCPU that made `event` go on.
+    fn release(&self, event: &VcpuEvent) -> Result<(), Error> {
+        self.machine.vcpus.release(event).map_err(|cause| Error::Component {
+            verb: Verb::Resume,
+            name: "vcpus".into(),
+            cause: ComponentError::new(cause),
+        })
     }
 }
 

@@ -14,7 +14,7 @@ pub use kvm::KvmEngine;
 
 use crate::config::{Config, ConfigError, ConsoleConfig};
 use crate::console::{Escape, Terminal};
-use crate::control::{Limits, ServeError, Server, Verb, Verbs};
+use crate::control::{Action, Limits, ServeError, Server, Verbs};
 use crate::log::Log;
 use crate::monitor::End;
 use crate::registry::{Claim, Registry, RegistryError};
@@ -219,7 +219,7 @@ fn press(verbs: &Arc<dyn Verbs>, pressing: &Arc<AtomicBool>, log: &Log) {
     }
     let (verbs, pressed, to) = (verbs.clone(), pressing.clone(), log.clone());
     let press = move || {
-        if let Err(e) = verbs.act(Verb::Power) {
+        if let Err(e) = verbs.act(Action::Power) {
             to.warn(e);
         }
         pressed.store(false, Ordering::Release);

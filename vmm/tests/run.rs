@@ -4,7 +4,8 @@
 
 use drystone::config::{Config, ConsoleConfig};
 use drystone::console::{InputSink, OutputSource, Taken};
-use drystone::control::{Info, Verb, VerbError, Verbs, VmState};
+use drystone::control::{Action, Info, VerbError, Verbs, VmState};
+use drystone::events::{CauseKind, EventKind, History};
 use drystone::log::Log;
 use drystone::monitor::End;
 use drystone::registry::VmId;
@@ -44,6 +45,7 @@ enum Message {
 struct EchoVerbs {
     state: Mutex<VmState>,
     messages: Mutex<Sender<Message>>,
+    history: History,
 }
 struct EchoInput(Sender<Message>);
 struct EchoOutput(Receiver<Vec<u8>>);
@@ -56,7 +58,10 @@ impl Engine for Echo {
         let (messages, inbox) = channel();
         let (speaker, speech) = channel();
         let _ = speaker.send(b"ready\r\n".to_vec());
-        let verbs = EchoVerbs { state: Mutex::new(VmState::Running), messages: Mutex::new(messages.clone()) };
+        let history = History::new();
+        history.push(EventKind::Started, Some(CauseKind::Operator), None);
+        let state = Mutex::new(VmState::Running);
+        let verbs = EchoVerbs { state, messages: Mutex::new(messages.clone()), history };
         let (deaf, slow, ender) = (self.deaf, self.slow, messages.clone());
         Ok(Built {
             verbs: Arc::new(verbs),
@@ -135,21 +140,36 @@ impl Verbs for EchoVerbs {
             kernel: "vmlinux".into(),
             boot_protocol: "linux".into(),
             resets: 0,
+            end: None,
             exits: [("pio_reads".to_owned(), 5)].into(),
             msrs: Vec::new(),
         }
     }
-    fn act(&self, verb: Verb) -> Result<Info, VerbError> {
+    fn history(&self) -> History {
+        self.history.clone()
+    }
+    fn act(&self, action: Action) -> Result<Info, VerbError> {
         let say = |message| drop(self.messages.lock().unwrap().send(message));
-        match verb {
-            Verb::Pause => *self.state.lock().unwrap() = VmState::Paused,
-            Verb::Resume => *self.state.lock().unwrap() = VmState::Running,
-            Verb::Power => say(Message::Typed(b'p')),
-            Verb::Reset => return Err(VerbError::Illegal("not now".into())),
-            Verb::Stop => {
+        match action {
+            Action::Pause => *self.state.lock().unwrap() = VmState::Paused,
+            Action::Resume => *self.state.lock().unwrap() = VmState::Running,
+            Action::Power => say(Message::Typed(b'p')),
+            Action::Reset => return Err(VerbError::Illegal("not now".into())),
+            Action::CtrlAltDel => say(Message::Typed(b'd')),
+            Action::Nmi { cpu } => say(Message::Typed(cpu.map_or(b'n', |n| b'0' + n as u8))),
+            Action::StopGracefully { timeout } => {
+                let forced = timeout < Duration::from_secs(1);
+                self.history.push(EventKind::GracefulStop, None, None);
+                *self.state.lock().unwrap() = VmState::Stopped;
+                say(Message::End);
+                let end = Some(if forced { CauseKind::Overdue } else { CauseKind::Shutdown });
+                return Ok(Info { end, ..self.info() });
+            }
+            Action::Stop => {
                 *self.state.lock().unwrap() = VmState::Stopped;
                 say(Message::End);
             }
+            other => return Err(VerbError::Failed(format!("what is {other:?}?"))),
         }
         Ok(self.info())
     }
@@ -350,6 +370,14 @@ fn keys_go_to_the_guest_and_help_to_the_user() {
     session.read_to("Ctrl-A x   stop the machine and leave\r\n");
     session.type_in(b"\x01p");
     session.read_to("p");
+    assert_eq!(runtime.drystone(&["ctrl-alt-del"]).0, 0);
+    session.read_to("d");
+    assert_eq!(runtime.drystone(&["nmi", "--cpu", "2", "echo"]).0, 0);
+    session.read_to("2");
+    let (_, told, _) = runtime.drystone(&["events", "echo"]);
+    assert!(told.ends_with(" 1 started operator\n"), "{told}");
+    let (_, told, _) = runtime.drystone(&["events", "--json"]);
+    assert!(told.ends_with(",\"event\":\"started\",\"cause\":\"operator\"}\n"), "{told}");
     session.type_in(b"q");
     session.read_to("bye");
     assert_eq!(session.end().0, 0);
@@ -480,6 +508,35 @@ fn commands_speak_to_a_running_machine() {
     assert_eq!(runtime.drystone(&["stop", "echo"]).0, 0);
     assert!(runtime.machines().is_empty(), "stop comes back when it is gone");
     assert_eq!(session.end().0, 0);
+}
+
+#[test]
+fn a_graceful_stop_says_what_came_of_it_and_followers_hear_the_last_word() {
+    for (time, said) in [
+        ("2s", "echo: the guest shut down\n"),
+        ("10ms", "echo: the guest did not shut down in time, and was forced\n"),
+    ] {
+        let runtime = Runtime::new();
+        let session = Session::start(&runtime, "echo");
+        let mut events = Command::new(env!("CARGO_BIN_EXE_drystone"));
+        let events = events.args(["events", "--follow"]).env("DRYSTONE_RUNTIME_DIR", runtime.0.path());
+        let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
+        let mut told = BufReader::new(events.stdout.take().unwrap());
+        let mut line = String::new();
+        told.read_line(&mut line).unwrap();
+        assert!(line.ends_with("started operator\n"), "{line}");
+        let stopped = runtime.drystone(&["stop", "--graceful", "--timeout", time]);
+        assert_eq!(stopped, (0, said.into(), String::new()));
+        assert!(runtime.machines().is_empty());
+        line.clear();
+        told.read_to_string(&mut line).unwrap();
+        assert!(line.ends_with(" 2 graceful_stop\n"), "{line}");
+        assert_eq!(wait(&mut events), 0);
+        assert_eq!(session.end().0, 0);
+    }
+    let runtime = Runtime::new();
+    let refused = runtime.drystone(&["stop", "--timeout", "2s"]);
+    assert_eq!(refused.0, 2, "a time is for a graceful stop");
 }
 
 #[test]

@@ -48,12 +48,21 @@ pub struct Orchestrator {
     reader: StateReader,
     /// A failed step could not be undone.
     stuck: bool,
+    /// The guest was asked to end by itself.
+    shutdown_asked: bool,
 }
 
 impl Orchestrator {
     /// A machine without components, in [`State::Built`].
     pub fn new(policy: Policy, sink: EventSink) -> Self {
-        Self { parts: Vec::new(), policy, sink, reader: StateReader::new(), stuck: false }
+        Self {
+            parts: Vec::new(),
+            policy,
+            sink,
+            reader: StateReader::new(),
+            stuck: false,
+            shutdown_asked: false,
+        }
     }
 
     /// Takes a freshly built component, which does nothing until it is resumed. If the machine runs, that is done
@@ -184,6 +193,7 @@ impl Orchestrator {
         }
         (self.sink)(Event::Effect(effect));
         match effect {
+            Effect::PowerOff | Effect::Reset if self.shutdown_asked => self.stop(Cause::Shutdown),
             Effect::PowerOff => self.stop(Cause::GuestPowerOff),
             Effect::Reset => match self.policy.on_reset {
                 OnReset::Reset => self.reset(Cause::GuestReset)?,
@@ -202,6 +212,12 @@ impl Orchestrator {
             other => self.stop(Cause::Fault(format!("no answer to the guest's request {other:?}"))),
         }
         Ok(Verdict::Hold)
+    }
+
+    /// Says whether the guest has been asked to end by itself: if so, its power-off is that end, and so is its reset, with which
+    /// a guest may answer Ctrl-Alt-Del, whatever the policy says.
+    pub fn expect_shutdown(&mut self, asked: bool) {
+        self.shutdown_asked = asked;
     }
 
     /// Does what the policy says about a triple fault. On a machine that has stopped it means nothing more.

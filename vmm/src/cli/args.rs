@@ -1,6 +1,7 @@
+use super::time::Time;
 use crate::config::{
     Affinity, BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpuConfig, CpusConfig, HugePages,
-    MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy,
+    MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy, ShutdownSignal,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -16,6 +17,8 @@ Examples:
   drystone run --config vm.toml --cpus 2                       flags win over the file
   drystone ls                                                  what runs
   drystone pause web; drystone info web; drystone resume web
+  drystone stop web --graceful --timeout 1m                    its power button; after a minute, the plug
+  drystone events web --follow                                 what happened to it, and what happens
 
 In a terminal the guest's serial console has the keyboard. Its escape key is Ctrl-A:
   Ctrl-A x  stop the machine and leave      Ctrl-A p  press the power button
@@ -53,22 +56,60 @@ pub(super) enum Command {
     Ls(JsonArgs),
     /// Say what is known of a machine
     Info(InfoArgs),
+    /// Say what has happened to a machine
+    Events(EventsArgs),
     /// Make a machine stand still
     Pause(IdArgs),
     /// Let a paused machine go on
     Resume(IdArgs),
     /// Press a machine's power button, which its guest may heed
     Power(IdArgs),
+    /// Type Ctrl-Alt-Del on a machine's keyboard, which its guest may heed
+    CtrlAltDel(IdArgs),
+    /// Send a machine's virtual CPUs a non-maskable interrupt
+    Nmi(NmiArgs),
     /// Start a machine's guest again, in place
     Reset(IdArgs),
-    /// End a machine at once, as if the plug were pulled, and wait until it is gone
-    Stop(IdArgs),
+    /// End a machine at once, as if the plug were pulled, or gracefully, and wait until it is gone
+    Stop(StopArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct IdArgs {
     /// The machine's name; may be left out when exactly one runs
     pub id: Option<VmId>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EventsArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    /// Go on with those that happen from now on, until the machine ends
+    #[arg(long, short)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NmiArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    /// Only to the virtual CPU of this number
+    #[arg(long, value_name = "N")]
+    pub cpu: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StopArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    /// Ask the guest to shut down first, as the machine's shutdown_signal says, and force it if it has not in time
+    #[arg(long)]
+    pub graceful: bool,
+    /// How long the guest may take: a number with ms, s, m or h [default: 30s]
+    #[arg(long, value_name = "TIME", requires = "graceful")]
+    pub timeout: Option<Time>,
 }
 
 #[derive(Debug, Args)]
@@ -153,6 +194,9 @@ pub(super) struct RunArgs {
     /// What a panic of the guest's kernel does, if it has the pvpanic driver [default: stop]
     #[arg(long, value_name = "POLICY")]
     pub on_panic: Option<PanicPolicy>,
+    /// How a graceful stop tells the guest [default: power_button]
+    #[arg(long, value_name = "SIGNAL")]
+    pub shutdown_signal: Option<ShutdownSignal>,
     /// The least grave messages that are logged [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<Level>,
@@ -212,6 +256,7 @@ impl RunArgs {
         set(&mut config.on_reset, &self.on_reset);
         set(&mut config.on_triple_fault, &self.on_triple_fault);
         set(&mut config.on_panic, &self.on_panic);
+        set(&mut config.shutdown_signal, &self.shutdown_signal);
         set(&mut config.log_level, &self.log_level);
         set(&mut config.log_file, &self.log_file.clone().map(Some));
         config.validate()?;

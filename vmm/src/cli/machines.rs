@@ -2,7 +2,8 @@
 
 use crate::client::{Client, ClientError};
 use crate::config::ByteSize;
-use crate::control::{Info, Verb};
+use crate::control::{Action, Info, Verb};
+use crate::events::CauseKind;
 use crate::registry::{Entry, Registry, RegistryError, VmId};
 use drystone_vcpu::msr::MsrCount;
 use serde::Serialize;
@@ -10,7 +11,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 /// A machine that is asked for its state answers at once.
-const LOOK: Duration = Duration::from_secs(3);
+pub(super) const LOOK: Duration = Duration::from_secs(3);
 /// A verb may have to wait for others and for the guest's devices.
 const ACT: Duration = Duration::from_secs(30);
 /// A machine that was just started may not have its socket yet.
@@ -144,6 +145,7 @@ pub(super) fn info(
         kernel,
         boot_protocol,
         resets,
+        end,
         exits,
         msrs,
     } = info;
@@ -151,6 +153,9 @@ pub(super) fn info(
     writeln!(out, "memory   {}\nuptime   {}", ByteSize(memory_bytes), uptime(uptime_ms))?;
     writeln!(out, "kernel   {kernel}, entered by the {boot_protocol} protocol")?;
     writeln!(out, "resets   {resets}\nversion  {version}\nsocket   {}", entry.socket.display())?;
+    if let Some(end) = end {
+        writeln!(out, "end      {end}")?;
+    }
     for (kind, n) in exits {
         writeln!(out, "exits    {kind} {n}")?;
     }
@@ -160,25 +165,53 @@ pub(super) fn info(
     Ok(())
 }
 
-/// `drystone pause`, `resume`, `power`, `reset`, `stop`.
-pub(super) fn act(registry: &Registry, id: Option<&VmId>, verb: Verb) -> Result<(), CommandError> {
+/// `drystone pause`, `resume`, `power`, `ctrl-alt-del`, `nmi`, `reset`, `stop`.
+pub(super) fn act(
+    registry: &Registry,
+    id: Option<&VmId>,
+    action: Action,
+    out: &mut impl Write,
+) -> Result<(), CommandError> {
     let entry = choose(registry, id)?;
-    let done = patiently(&entry, || Client::new(&entry.socket, ACT).act(verb));
-    if verb != Verb::Stop {
+    let done = patiently(&entry, || Client::new(&entry.socket, ACT).act(action));
+    if action.verb() != Verb::Stop {
         return done.map(drop);
     }
     // Its end may cut the answer off; what counts is that it is gone.
-    let refused = match done {
+    let (end, failed) = match done {
         Err(e @ CommandError::Client { cause: ClientError::Refused { .. }, .. }) => return Err(e),
-        other => other.err(),
+        Ok(info) => (info.end, None),
+        Err(e) => (None, Some(e)),
     };
+    wait_until_gone(registry, &entry, failed)?;
+    if action.waits_for_guest() {
+        writeln!(out, "{}: {}", entry.id, how(end))?;
+    }
+    Ok(())
+}
+
+/// What became of a graceful stop.
+fn how(end: Option<CauseKind>) -> String {
+    match end {
+        Some(CauseKind::Shutdown) => "the guest shut down".into(),
+        Some(CauseKind::Overdue) => "the guest did not shut down in time, and was forced".into(),
+        Some(other) => format!("it ended otherwise: {other}"),
+        None => "it ended".into(),
+    }
+}
+
+fn wait_until_gone(
+    registry: &Registry,
+    entry: &Entry,
+    failed: Option<CommandError>,
+) -> Result<(), CommandError> {
     let start = Instant::now();
-    while is_there(registry, &entry)? {
-        if let Some(e) = refused {
+    while is_there(registry, entry)? {
+        if let Some(e) = failed {
             return Err(e);
         }
         if start.elapsed() > ACT {
-            return Err(CommandError::Lingers { id: entry.id, pid: entry.pid });
+            return Err(CommandError::Lingers { id: entry.id.clone(), pid: entry.pid });
         }
         std::thread::sleep(RETRY);
     }
@@ -191,7 +224,7 @@ fn is_there(registry: &Registry, entry: &Entry) -> Result<bool, RegistryError> {
 }
 
 /// The machine that is meant.
-fn choose(registry: &Registry, id: Option<&VmId>) -> Result<Entry, CommandError> {
+pub(super) fn choose(registry: &Registry, id: Option<&VmId>) -> Result<Entry, CommandError> {
     let mut entries = registry.list()?;
     let running = |entries: Vec<Entry>| entries.into_iter().map(|e| e.id).collect();
     match id {
@@ -205,7 +238,10 @@ fn choose(registry: &Registry, id: Option<&VmId>) -> Result<Entry, CommandError>
 }
 
 /// Asks again for a while when the machine is just being started.
-fn patiently<T>(entry: &Entry, ask: impl Fn() -> Result<T, ClientError>) -> Result<T, CommandError> {
+pub(super) fn patiently<T>(
+    entry: &Entry,
+    ask: impl Fn() -> Result<T, ClientError>,
+) -> Result<T, CommandError> {
     let start = Instant::now();
     loop {
         match ask() {

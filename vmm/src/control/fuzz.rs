@@ -1,14 +1,15 @@
 //! The request path without a socket, for fuzzing and for replaying what fuzzing found.
 
 use super::routes::Routes;
-use super::{Info, Limits, Verb, VerbError, Verbs, VmState, serve};
+use super::{Action, Info, Limits, VerbError, Verbs, VmState, serve};
+use crate::events::{CauseKind, EventKind, History};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::LocalSet;
 
-/// A machine that agrees to everything but a resume.
-struct Agreeable;
+/// A machine that agrees to everything but a resume, and to which some things have happened.
+struct Agreeable(History);
 
 impl Verbs for Agreeable {
     fn info(&self) -> Info {
@@ -23,13 +24,17 @@ impl Verbs for Agreeable {
             kernel: "vmlinux".into(),
             boot_protocol: "linux".into(),
             resets: 0,
+            end: None,
             exits: [("io".to_owned(), 1)].into(),
             msrs: Vec::new(),
         }
     }
-    fn act(&self, verb: Verb) -> Result<Info, VerbError> {
-        match verb {
-            Verb::Resume => Err(VerbError::Illegal("it runs".into())),
+    fn history(&self) -> History {
+        self.0.clone()
+    }
+    fn act(&self, action: Action) -> Result<Info, VerbError> {
+        match action {
+            Action::Resume => Err(VerbError::Illegal("it runs".into())),
             _ => Ok(self.info()),
         }
     }
@@ -47,8 +52,13 @@ pub fn request(data: &[u8]) -> Vec<u8> {
     let limits = Limits { body: 4 << 10, ..Limits::default() };
     let answer = LocalSet::new().block_on(&runtime, async {
         let (mut peer, stream) = tokio::io::duplex(64 << 10);
+        let history = History::new();
+        history.push(EventKind::Reset, Some(CauseKind::Operator), None);
+        history.push(EventKind::Error, None, Some("disk: gone".into()));
+        // Whoever follows the events has seen them all, while the connection itself goes on.
+        let (_ended, has_ended) = tokio::sync::watch::channel(true);
         let (_ending, is_ending) = tokio::sync::watch::channel(false);
-        let routes = Routes::new(Arc::new(Agreeable), limits);
+        let routes = Routes::new(Arc::new(Agreeable(history)), limits, has_ended);
         let served = tokio::task::spawn_local(async move {
             serve::connection(stream, routes, &limits, is_ending).await;
         });

@@ -1,3 +1,4 @@
+use crate::events::CauseKind;
 use drystone_vcpu::msr::MsrCount;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,6 +32,9 @@ pub struct Info {
     /// How often the guest was reset.
     #[serde(default)]
     pub resets: u64,
+    /// Why it ended, once it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<CauseKind>,
     /// Exits from the guest by kind, since the start.
     #[serde(default)]
     pub exits: BTreeMap<String, u64>,

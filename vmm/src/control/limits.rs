@@ -5,8 +5,11 @@ use std::time::Duration;
 pub struct Limits {
     /// Connections at a time. More wait in the socket's backlog.
     pub connections: usize,
-    /// Verbs being carried out or waiting for it. More are answered with status 503.
+    /// Verbs being carried out or waiting for it, and apart from them as many that wait for the guest. More are answered with
+    /// status 503.
     pub verbs: usize,
+    /// Peers that follow the events; less than `connections`, so that others get through. More are answered with status 503.
+    pub followers: usize,
     /// Bytes of a request body; more are answered with status 413.
     pub body: usize,
     /// Bytes of a request line with its headers; more are answered with status 431. At least 8192.
@@ -27,6 +30,7 @@ impl Default for Limits {
         Self {
             connections: 16,
             verbs: 4,
+            followers: 8,
             body: 64 << 10,
             head: 16 << 10,
             headers: 64,

@@ -1,13 +1,14 @@
-use super::{Info, Limits, Verb, VerbError, Verbs};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use super::events::{AnswerBody, Events, Follow, Query};
+use super::{Action, Info, Limits, Verb, VerbError, Verbs};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<AnswerBody>;
 
 /// Answers requests. Clones answer for the same machine and share its limits.
 #[derive(Clone)]
@@ -18,14 +19,20 @@ pub(super) struct Routes {
     places: Arc<Semaphore>,
     /// One verb at a time, so that two peers' wishes do not mix.
     turn: Arc<Semaphore>,
+    /// Verbs that wait for the guest; they take nobody's turn.
+    waits: Arc<Semaphore>,
     /// Calls of `info` at a time.
     looks: Arc<Semaphore>,
+    /// Those who follow events.
+    followers: Arc<Semaphore>,
+    ending: watch::Receiver<bool>,
 }
 
 /// What a path stands for.
 enum Resource {
     Index,
     Vm,
+    Events,
     Verb(Verb),
 }
 
@@ -41,14 +48,18 @@ struct Index {
 }
 
 impl Routes {
-    pub fn new(verbs: Arc<dyn Verbs>, limits: Limits) -> Self {
+    /// `ending` becomes true when the server ends.
+    pub fn new(verbs: Arc<dyn Verbs>, limits: Limits, ending: watch::Receiver<bool>) -> Self {
         let semaphore = |n| Arc::new(Semaphore::new(n));
         Self {
             verbs,
             limits,
             places: semaphore(limits.verbs),
             turn: semaphore(1),
+            waits: semaphore(limits.verbs),
             looks: semaphore(limits.connections),
+            followers: semaphore(limits.followers),
+            ending,
         }
     }
 
@@ -71,15 +82,31 @@ impl Routes {
         match resource {
             Resource::Index => json(StatusCode::OK, &index()),
             Resource::Vm => self.info().await,
-            Resource::Verb(verb) => match self.body(request).await {
-                Ok(()) => self.act(verb).await,
+            Resource::Events => match Query::parse(request.uri().query().unwrap_or("")) {
+                Ok(query) => self.events(query, request.method() == Method::HEAD),
+                Err(why) => failure(StatusCode::BAD_REQUEST, &why),
+            },
+            Resource::Verb(verb) => match self.action(verb, request).await {
+                Ok(action) => self.act(action).await,
                 Err(answer) => *answer,
             },
         }
     }
 
-    /// Reads the body of a verb, which says nothing yet.
-    async fn body<B>(&self, request: Request<B>) -> Result<(), Box<Answer>>
+    /// Reads what a request for `verb` asks for in its body.
+    async fn action<B>(&self, verb: Verb, request: Request<B>) -> Result<Action, Box<Answer>>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let body = self.body(request).await?;
+        Action::parse(verb, &body).map_err(|why| {
+            let what = format!("the body must be empty or a JSON object of {verb}'s options: {why}");
+            Box::new(failure(StatusCode::BAD_REQUEST, &what))
+        })
+    }
+
+    async fn body<B>(&self, request: Request<B>) -> Result<Bytes, Box<Answer>>
     where
         B: Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -94,23 +121,28 @@ impl Routes {
             return too_long();
         }
         let body = Box::pin(Limited::new(request.into_body(), self.limits.body).collect());
-        let bytes = match tokio::time::timeout(self.limits.body_time, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(e)) if e.is::<LengthLimitError>() => return too_long(),
-            Ok(Err(e)) => return refuse(StatusCode::BAD_REQUEST, &format!("cannot read the body: {e}")),
-            Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+        match tokio::time::timeout(self.limits.body_time, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(e)) if e.is::<LengthLimitError>() => too_long(),
+            Ok(Err(e)) => refuse(StatusCode::BAD_REQUEST, &format!("cannot read the body: {e}")),
+            Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come in time"),
+        }
+    }
+
+    fn events(&self, query: Query, head: bool) -> Answer {
+        let history = self.verbs.history();
+        if !query.follow || head {
+            return json(StatusCode::OK, &Events { events: history.since(query.since) });
+        }
+        let Ok(place) = self.followers.clone().try_acquire_owned() else {
+            return failure(StatusCode::SERVICE_UNAVAILABLE, "too many follow the events");
         };
-        if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(());
-        }
-        // An object, so that later versions can have options.
-        let bad =
-            |what: &str| refuse(StatusCode::BAD_REQUEST, &format!("the body must be empty or {{}}: {what}"));
-        match serde_json::from_slice::<serde_json::Map<_, _>>(&bytes) {
-            Ok(options) if options.is_empty() => Ok(()),
-            Ok(_) => bad("there are no options"),
-            Err(e) => bad(&e.to_string()),
-        }
+        // A peer that does not read is found out after a few of these.
+        let pulse = self.limits.stall_time / 3;
+        let body = Follow::new(history, query.since, self.ending.clone(), pulse, place);
+        let mut answer = Response::new(Either::Right(body));
+        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+        answer
     }
 
     async fn info(&self) -> Answer {
@@ -128,14 +160,21 @@ impl Routes {
         }
     }
 
-    async fn act(&self, verb: Verb) -> Answer {
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
+    async fn act(&self, action: Action) -> Answer {
+        let places = if action.waits_for_guest() { &self.waits } else { &self.places };
+        let Ok(place) = places.clone().try_acquire_owned() else {
             return failure(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being carried out");
         };
-        let Ok(turn) = self.turn.clone().acquire_owned().await else { return gone() };
+        let turn = match action.waits_for_guest() {
+            true => None,
+            false => match self.turn.clone().acquire_owned().await {
+                Ok(turn) => Some(turn),
+                Err(_) => return gone(),
+            },
+        };
         let verbs = self.verbs.clone();
         let done = tokio::task::spawn_blocking(move || {
-            let done = verbs.act(verb);
+            let done = verbs.act(action);
             drop((turn, place));
             done
         });
@@ -152,13 +191,15 @@ fn resource(path: &str) -> Option<Resource> {
     match path {
         "/v1" | "/v1/" => Some(Resource::Index),
         "/v1/vm" => Some(Resource::Vm),
+        "/v1/vm/events" => Some(Resource::Events),
         _ => path.strip_prefix("/v1/vm/").and_then(|verb| verb.parse().ok()).map(Resource::Verb),
     }
 }
 
 fn index() -> Index {
     let verbs = Verb::ALL.iter().map(|v| format!("PUT /v1/vm/{v}"));
-    let routes = ["GET /v1".into(), "GET /v1/vm".into()].into_iter().chain(verbs).collect();
+    let routes =
+        ["GET /v1", "GET /v1/vm", "GET /v1/vm/events"].map(String::from).into_iter().chain(verbs).collect();
     Index { version: env!("CARGO_PKG_VERSION"), routes }
 }
 
@@ -166,7 +207,7 @@ fn json<T: Serialize>(status: StatusCode, value: &T) -> Answer {
     // Strings, numbers and maps of them: there is nothing in it that JSON cannot hold.
     let mut body = serde_json::to_vec(value).unwrap_or_default();
     body.push(b'\n');
-    let mut answer = Response::new(Full::new(body.into()));
+    let mut answer = Response::new(Either::Left(Full::new(body.into())));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer

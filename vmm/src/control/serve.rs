@@ -1,11 +1,13 @@
 use super::routes::Routes;
+use hyper::body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -38,6 +40,32 @@ impl Activity {
     }
 }
 
+/// A body whose frames are activity.
+struct Progress<B> {
+    body: B,
+    activity: Activity,
+}
+
+impl<B: Body + Unpin> Body for Progress<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        self.activity.note(false);
+        Poll::Ready(frame)
+    }
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Serves one connection to its end: the peer's, the limits', or ours, when `ending` becomes true; then a request that
 /// is being answered is still answered. Whatever the peer does, it returns.
 pub(super) async fn connection<S>(
@@ -56,7 +84,8 @@ pub(super) async fn connection<S>(
             noted.note(true);
             let answer = routes.answer(request).await;
             noted.note(false);
-            Ok::<_, Infallible>(answer)
+            // A body that goes on for long is looked at by its progress.
+            Ok::<_, Infallible>(answer.map(|body| Progress { body, activity: noted }))
         }
     });
     let connection = http1::Builder::new()

@@ -54,7 +54,7 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // One for each look and each verb that the limits allow.
-            .max_blocking_threads(limits.connections + limits.verbs)
+            .max_blocking_threads(limits.connections + 2 * limits.verbs)
             .build()
             .map_err(failed("serve"))?;
         let (ending, is_ending) = watch::channel(false);
@@ -95,7 +95,7 @@ async fn accept(
 ) -> io::Result<()> {
     let listener = tokio::net::UnixListener::from_std(listener)?;
     let slots = Arc::new(Semaphore::new(limits.connections));
-    let routes = Routes::new(verbs, limits);
+    let routes = Routes::new(verbs, limits, ending.clone());
     let limits = Rc::new(limits);
     let mut failing = false;
     loop {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::client::{Client, ClientError};
+use crate::events::{CauseKind, EventKind, History};
 use crate::log::Log;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -11,10 +12,11 @@ use std::time::Duration;
 /// Long enough that a test that needs it has failed.
 const LONG: Duration = Duration::from_secs(60);
 
-/// A machine that does as it is told, except that `reset` waits for the gate, `power` fails and a paused machine
-/// cannot be paused.
+/// A machine that does as it is told, except that `reset` and a graceful stop wait for the gate, `power` fails and a paused
+/// machine cannot be paused.
 #[derive(Default)]
 struct Stub {
+    history: History,
     state: Mutex<Option<VmState>>,
     gate: Mutex<Gate>,
     changed: Condvar,
@@ -52,26 +54,31 @@ impl Verbs for Stub {
             kernel: "vmlinux".into(),
             boot_protocol: "linux".into(),
             resets: 3,
+            end: None,
             exits: [("pio_writes".to_owned(), 9)].into(),
             msrs: Vec::new(),
         }
     }
-    fn act(&self, verb: Verb) -> Result<Info, VerbError> {
-        match verb {
-            Verb::Power => return Err(VerbError::Failed("no button".into())),
-            Verb::Reset => {
+    fn history(&self) -> History {
+        self.history.clone()
+    }
+    fn act(&self, action: Action) -> Result<Info, VerbError> {
+        match action {
+            Action::Power => return Err(VerbError::Failed("no button".into())),
+            Action::Reset | Action::StopGracefully { .. } => {
                 let mut gate = self.gate.lock().unwrap();
                 gate.waiting += 1;
                 self.changed.notify_all();
                 let (mut gate, _) = self.changed.wait_timeout_while(gate, LONG, |g| !g.open).unwrap();
                 gate.done += 1;
             }
-            Verb::Stop => panic!("a bug in the machine"),
-            Verb::Pause if self.info().state == VmState::Paused => {
+            Action::Stop => panic!("a bug in the machine"),
+            Action::Pause if self.info().state == VmState::Paused => {
                 return Err(VerbError::Illegal("it is paused".into()));
             }
-            Verb::Pause => *self.state.lock().unwrap() = Some(VmState::Paused),
-            Verb::Resume => *self.state.lock().unwrap() = Some(VmState::Running),
+            Action::Pause => *self.state.lock().unwrap() = Some(VmState::Paused),
+            Action::Resume => *self.state.lock().unwrap() = Some(VmState::Running),
+            Action::CtrlAltDel | Action::Nmi { .. } => {}
         }
         Ok(self.info())
     }
@@ -158,6 +165,15 @@ fn every_request_gets_the_status_that_fits() {
         ("GET /v1/vm/pause", 405, "allow: PUT"),
         ("DELETE /v1", 405, "error"),
         ("BREWSOMETHINGLONG /v1/vm", 405, "this method"),
+        ("GET /v1/vm/events", 200, "{\"events\":[]}"),
+        ("GET /v1/vm/events?since=7&follow=false&", 200, "events"),
+        ("HEAD /v1/vm/events?follow=true", 200, "content-type: application/json"),
+        ("GET /v1/vm/events?since=-1", 400, "since=N"),
+        ("GET /v1/vm/events?follow=maybe", 400, "follow=true"),
+        ("GET /v1/vm/events?colour=grey", 400, "since=N and follow=true"),
+        ("PUT /v1/vm/events", 405, "allow: GET, HEAD"),
+        ("PUT /v1/vm/nmi", 200, "running"),
+        ("PUT /v1/vm/ctrl-alt-del", 200, "running"),
         ("PUT /v1/vm/pause", 200, "\"state\":\"paused\""),
         ("PUT /v1/vm/pause", 409, "{\"error\":\"it is paused\"}"),
         ("PUT /v1/vm/resume", 200, "\"state\":\"running\""),
@@ -192,7 +208,7 @@ fn bodies_are_empty_or_an_empty_object() {
     for good in ["", "{}", " { } \n"] {
         assert_eq!(put(good), 200, "{good:?}");
     }
-    for bad in ["{", "[]", "1", "{\"timeout\": 1}", "\0", "{} {}"] {
+    for bad in ["{", "[]", "1", "{\"timeout\": 1}", "{\"mode\": \"graceful\"}", "\0", "{} {}"] {
         assert_eq!(put(bad), 400, "{bad:?}");
     }
     assert_eq!(put(&" ".repeat(1000)), 200);
@@ -271,12 +287,12 @@ fn a_peer_that_does_not_read_its_answers_is_dropped() {
 fn the_state_is_told_while_a_verb_takes_its_time() {
     let server = serve(Limits { verbs: 2, ..Limits::default() });
     let client = server.client();
-    let first = std::thread::spawn(move || client.act(Verb::Reset));
+    let first = std::thread::spawn(move || client.act(Action::Reset));
     server.stub.wait_for_waiting(1);
     let (sender, done) = std::sync::mpsc::channel();
     for _ in 0..4 {
         let (client, sender) = (server.client(), sender.clone());
-        std::thread::spawn(move || sender.send(client.act(Verb::Reset)));
+        std::thread::spawn(move || sender.send(client.act(Action::Reset)));
     }
     // Whichever comes next has the second place and waits for its turn; the others are refused.
     for _ in 0..3 {
@@ -288,6 +304,77 @@ fn the_state_is_told_while_a_verb_takes_its_time() {
     server.stub.open();
     first.join().unwrap().unwrap();
     done.recv_timeout(LONG).unwrap().unwrap();
+}
+
+#[test]
+fn a_graceful_stop_takes_nobodys_turn() {
+    let server = serve(Limits { verbs: 2, ..Limits::default() });
+    let timeout = Duration::from_secs(1);
+    let waiting: Vec<_> = (0..2)
+        .map(|_| {
+            let client = server.client();
+            std::thread::spawn(move || client.act(Action::StopGracefully { timeout }))
+        })
+        .collect();
+    server.stub.wait_for_waiting(2);
+    // Both of its places are taken, and none of the others'.
+    let third = server.client().act(Action::StopGracefully { timeout });
+    assert!(matches!(third, Err(ClientError::Refused { status: 503, .. })), "{third:?}");
+    assert_eq!(server.client().act(Action::Pause).unwrap().state, VmState::Paused);
+    server.stub.open();
+    waiting.into_iter().for_each(|w| drop(w.join().unwrap().unwrap()));
+}
+
+#[test]
+fn events_are_told_from_the_first_to_the_last() {
+    let mut server = serve(Limits::default());
+    let history = server.stub.history();
+    history.push(EventKind::Started, Some(CauseKind::Operator), None);
+    history.push(EventKind::PowerButton, None, None);
+    let seen = server.client().events(1).unwrap();
+    assert_eq!(seen.iter().map(|r| r.event).collect::<Vec<_>>(), [EventKind::PowerButton]);
+
+    let (client, (sender, lines)) = (server.client(), std::sync::mpsc::channel());
+    let follower = std::thread::spawn(move || client.follow(0, |record| sender.send(record).is_ok()));
+    let next = || lines.recv_timeout(LONG).unwrap().event;
+    assert_eq!((next(), next()), (EventKind::Started, EventKind::PowerButton));
+    history.push(EventKind::GuestPowerOff, None, None);
+    assert_eq!(next(), EventKind::GuestPowerOff);
+    // What comes right before the end is told, and then the answer ends.
+    history.push(EventKind::Stopped, Some(CauseKind::GuestPowerOff), None);
+    server.server = None;
+    assert_eq!(next(), EventKind::Stopped);
+    follower.join().unwrap().unwrap();
+}
+
+#[test]
+fn those_who_follow_leave_room_for_others_and_make_it_when_they_go() {
+    let server = serve(Limits { followers: 1, ..quick() });
+    let follow = "GET /v1/vm/events?follow=true HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut first = server.connect();
+    first.write_all(follow.as_bytes()).unwrap();
+    let mut head = [0; 12];
+    first.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    assert_eq!(server.request("GET /v1/vm/events?follow=true", "\r\n").0, 503);
+    assert_eq!(server.request("GET /v1/vm", "\r\n").0, 200);
+    // It is there for longer than a connection may be silent, because it is told that nothing happens.
+    std::thread::sleep(3 * quick().stall_time);
+    server.stub.history().push(EventKind::Nmi, None, None);
+    let mut seen = String::new();
+    while !seen.contains("\"nmi\"") {
+        let mut byte = [0];
+        first.read_exact(&mut byte).unwrap();
+        seen.push(char::from(byte[0]));
+    }
+    drop(first);
+    // That it has gone is noticed soon, though nothing happens.
+    let place = || server.client().follow(0, |_| false);
+    let start = std::time::Instant::now();
+    while place().is_err() {
+        assert!(start.elapsed() < LONG, "its place is never free");
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 #[test]
@@ -308,7 +395,7 @@ fn peers_that_leave_do_not_pile_up_work() {
 fn an_answer_that_is_on_its_way_outlives_the_server() {
     let mut server = serve(Limits::default());
     let client = server.client();
-    let asked = std::thread::spawn(move || client.act(Verb::Reset));
+    let asked = std::thread::spawn(move || client.act(Action::Reset));
     server.stub.wait_for_waiting(1);
     let stub = server.stub.clone();
     let end = server.server.take();
@@ -325,7 +412,7 @@ fn an_answer_that_is_on_its_way_outlives_the_server() {
 fn a_verb_that_hangs_does_not_hold_up_the_end() {
     let mut server = serve(Limits::default());
     let client = server.client();
-    let asked = std::thread::spawn(move || client.act(Verb::Reset));
+    let asked = std::thread::spawn(move || client.act(Action::Reset));
     server.stub.wait_for_waiting(1);
     server.server = None;
     assert!(matches!(asked.join().unwrap(), Err(ClientError::Protocol { .. })));
@@ -338,8 +425,8 @@ fn the_client_says_what_went_wrong() {
     let server = serve(Limits::default());
     let info = server.client().info().unwrap();
     assert_eq!(info, server.stub.info());
-    server.client().act(Verb::Pause).unwrap();
-    let refused = server.client().act(Verb::Pause).unwrap_err();
+    server.client().act(Action::Pause).unwrap();
+    let refused = server.client().act(Action::Pause).unwrap_err();
     assert!(
         matches!(&refused, ClientError::Refused { status: 409, why } if why == "it is paused"),
         "{refused}"

@@ -1,8 +1,9 @@
-use super::Info;
+use super::{Action, Info};
+use crate::events::History;
 use std::fmt;
 use std::str::FromStr;
 
-/// What can be asked of a running machine.
+/// The names of what can be asked of a running machine; with its options it is an [`Action`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     /// Make it stand still.
@@ -11,15 +12,20 @@ pub enum Verb {
     Resume,
     /// Press its power button; what comes of that is the guest's business.
     Power,
+    /// Type Ctrl-Alt-Del on its keyboard; what comes of that is the guest's business.
+    CtrlAltDel,
+    /// Send a non-maskable interrupt.
+    Nmi,
     /// Start the guest again, in place.
     Reset,
-    /// End it at once, as if the plug were pulled.
+    /// End it.
     Stop,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Pause, Self::Resume, Self::Power, Self::Reset, Self::Stop];
+    pub const ALL: [Self; 7] =
+        [Self::Pause, Self::Resume, Self::Power, Self::CtrlAltDel, Self::Nmi, Self::Reset, Self::Stop];
 
     /// The word in a URL and on the command line.
     pub fn as_str(self) -> &'static str {
@@ -27,6 +33,8 @@ impl Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Power => "power",
+            Self::CtrlAltDel => "ctrl-alt-del",
+            Self::Nmi => "nmi",
             Self::Reset => "reset",
             Self::Stop => "stop",
         }
@@ -64,9 +72,13 @@ pub trait Verbs: Send + Sync {
     /// What is known now. Does not wait for a verb that is being carried out.
     fn info(&self) -> Info;
 
-    /// Carries out `verb` and says how things are then. May take its time.
+    /// What has happened to it, and what will.
+    fn history(&self) -> History;
+
+    /// Carries out `action` and says how things are then. May take its time. An action that waits for the guest
+    /// ([`Action::waits_for_guest`]) lets others be carried out meanwhile.
     ///
     /// # Errors
     /// [`VerbError::Illegal`] when it makes no sense now, [`VerbError::Failed`] when it did not work.
-    fn act(&self, verb: Verb) -> Result<Info, VerbError>;
+    fn act(&self, action: Action) -> Result<Info, VerbError>;
 }

@@ -1,4 +1,4 @@
-use drystone_hypervisor::{Error, Vm};
+use drystone_hypervisor::{Error, Msi, Vm};
 use drystone_state::{Blob, Component, ComponentError, Persist, PersistDyn, RestoreError, SaveError, Schema};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -15,6 +15,15 @@ impl Board {
     pub(super) fn new(vm: Arc<dyn Vm>) -> Result<Self, Error> {
         let initial = vm.save()?;
         Ok(Self { vm, initial })
+    }
+
+    /// Sends a non-maskable interrupt to the vCPU of that number, which is its APIC ID.
+    pub(super) fn send_nmi(&self, vcpu: u32) -> Result<(), Error> {
+        let id = u8::try_from(vcpu).map_err(|_| Error::Invalid {
+            attempt: format!("send a non-maskable interrupt to vCPU {vcpu}"),
+            why: "a message reaches APIC IDs up to 255".into(),
+        })?;
+        self.vm.signal_msi(Msi::nmi(id))
     }
 }
 

@@ -1,12 +1,13 @@
 use super::engine::{Built, Engine};
 use crate::config::Config;
-use crate::control::{Info, Verb, VerbError, Verbs};
+use crate::control::{self, Action, Info, VerbError, Verbs};
+use crate::events::{History, Journal};
 use crate::log::Log;
 use crate::machine::{Booted, Machine};
 use crate::monitor::{Handle, Request, RequestError, mailbox};
 use crate::registry::VmId;
 use drystone_kvm::Kvm;
-use drystone_lifecycle::{self as lifecycle, Event, StateReader};
+use drystone_lifecycle::{self as lifecycle, StateReader, Verb};
 use drystone_vcpu::msr::MsrBank;
 use drystone_vcpu::{ExitCounts, VcpuSet};
 use std::collections::BTreeMap;
@@ -20,11 +21,9 @@ impl Engine for KvmEngine {
     fn build(&self, config: &Config, id: &VmId, log: &Log) -> Result<Built, String> {
         let kvm = Kvm::open().map_err(|e| e.to_string())?;
         let (handle, mailbox) = mailbox();
-        let events = {
-            let log = log.clone();
-            Arc::new(move |event| record(&log, event))
-        };
-        let (machine, console) = Machine::build(config, &kvm, &handle, events).map_err(|e| e.to_string())?;
+        let journal = Journal::new(log.clone());
+        let (machine, console) =
+            Machine::build(config, &kvm, &handle, &journal).map_err(|e| e.to_string())?;
         let booted = machine.booted().clone();
         log.info(&booted);
         let verbs = Arc::new(Running {
@@ -37,6 +36,7 @@ impl Engine for KvmEngine {
             vcpus: machine.vcpus(),
             msrs: machine.msrs(),
             handle: handle.clone(),
+            history: journal.history(),
         });
         Ok(Built {
             verbs,
@@ -45,16 +45,6 @@ impl Engine for KvmEngine {
             end: Box::new(move || handle.end(lifecycle::Cause::Operator)),
             serve: Box::new(move || mailbox.serve(machine).map_err(|e| e.to_string())),
         })
-    }
-}
-
-fn record(log: &Log, event: Event) {
-    match event {
-        Event::State { from, to, cause } => log.info(format_args!("{from} -> {to}: {cause}")),
-        Event::Reset { cause } => log.info(format_args!("reset: {cause}")),
-        Event::Effect(effect) => log.debug(format_args!("the guest asks for {effect:?}")),
-        Event::Error(what) => log.error(what),
-        other => log.debug(format_args!("{other:?}")),
     }
 }
 
@@ -69,6 +59,7 @@ struct Running {
     vcpus: Arc<VcpuSet>,
     msrs: Arc<MsrBank>,
     handle: Handle,
+    history: History,
 }
 
 impl Verbs for Running {
@@ -85,30 +76,36 @@ impl Verbs for Running {
             kernel: self.booted.kernel.clone(),
             boot_protocol: self.booted.protocol.to_string(),
             resets: status.resets,
+            end: status.end.as_ref().map(Into::into),
             exits: exits(&self.vcpus),
             msrs: self.msrs.counts(),
         }
     }
 
-    fn act(&self, verb: Verb) -> Result<Info, VerbError> {
-        let request = match verb {
-            Verb::Pause => Request::Life(lifecycle::Verb::Pause),
-            Verb::Resume => Request::Life(lifecycle::Verb::Resume),
-            Verb::Reset => Request::Life(lifecycle::Verb::Reset),
-            Verb::Stop => Request::Life(lifecycle::Verb::Stop),
-            Verb::Power => Request::PowerButton,
+    fn history(&self) -> History {
+        self.history.clone()
+    }
+
+    fn act(&self, action: Action) -> Result<Info, VerbError> {
+        let request = match action {
+            Action::Pause => Request::Life(Verb::Pause),
+            Action::Resume => Request::Life(Verb::Resume),
+            Action::Reset => Request::Life(Verb::Reset),
+            Action::Stop => Request::Life(Verb::Stop),
+            Action::Power => Request::PowerButton,
+            Action::CtrlAltDel => Request::CtrlAltDel,
+            Action::Nmi { cpu } => Request::Nmi(cpu),
+            Action::StopGracefully { timeout } => Request::Shutdown(timeout),
         };
         match self.handle.request(request) {
             // Somebody else was quicker, and what was wanted is so.
-            Err(RequestError::Gone) if verb == Verb::Stop => Ok(self.info()),
+            Err(RequestError::Gone) if action.verb() == control::Verb::Stop => Ok(self.info()),
             Ok(_) => Ok(self.info()),
-            Err(e @ (RequestError::NotRunning(_) | RequestError::Gone)) => {
-                Err(VerbError::Illegal(e.to_string()))
+            Err(RequestError::Lifecycle(e)) if !matches!(e, lifecycle::Error::Illegal(_)) => {
+                Err(VerbError::Failed(e.to_string()))
             }
-            Err(RequestError::Lifecycle(e @ lifecycle::Error::Illegal(_))) => {
-                Err(VerbError::Illegal(e.to_string()))
-            }
-            Err(e) => Err(VerbError::Failed(e.to_string())),
+            Err(e @ RequestError::Nmi(_)) => Err(VerbError::Failed(e.to_string())),
+            Err(e) => Err(VerbError::Illegal(e.to_string())),
         }
     }
 }

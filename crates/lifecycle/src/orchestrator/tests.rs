@@ -308,6 +308,22 @@ fn a_guest_that_takes_a_dump_of_itself_goes_on() {
 }
 
 #[test]
+fn a_guest_that_was_asked_to_shut_down_ends_by_power_off_and_by_reset() {
+    for effect in [Effect::PowerOff, Effect::Reset] {
+        let mut rig = Rig::at(State::Running);
+        rig.machine.expect_shutdown(true);
+        assert_eq!(rig.machine.apply(effect).unwrap(), Verdict::Hold);
+        let end = changed(State::Running, State::Stopped, Cause::Shutdown);
+        assert_eq!(rig.events.take(), [Event::Effect(effect), end]);
+    }
+    let mut rig = Rig::at(State::Running);
+    rig.machine.expect_shutdown(true);
+    rig.machine.expect_shutdown(false);
+    assert_eq!(rig.machine.apply(Effect::Reset).unwrap(), Verdict::Hold);
+    assert_eq!(rig.machine.state(), State::Running, "the wish was taken back");
+}
+
+#[test]
 fn no_effect_is_nothing() {
     let mut rig = Rig::at(State::Running);
     assert_eq!(rig.machine.apply(Effect::None).unwrap(), Verdict::Hold);

@@ -1,0 +1,101 @@
+use drystone_lifecycle::Cause;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$variant_doc])* #[serde(rename = $word)] $variant,)*
+            /// A word that a later version knows.
+            #[serde(other, rename = "unknown")]
+            Unknown,
+        }
+
+        impl fmt::Display for $name {
+            /// The word that is in JSON.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(match self {
+                    $(Self::$variant => $word,)*
+                    Self::Unknown => "unknown",
+                })
+            }
+        }
+    };
+}
+
+words! {
+    /// What happened. In JSON a word, such as `guest_reset`.
+    EventKind {
+        /// The guest was started.
+        Started = "started",
+        /// It was made to stand still.
+        Paused = "paused",
+        /// It went on.
+        Resumed = "resumed",
+        /// It was started again, in place.
+        Reset = "reset",
+        /// It has ended.
+        Stopped = "stopped",
+        /// The guest switched itself off.
+        GuestPowerOff = "guest_power_off",
+        /// The guest asked for a reset.
+        GuestReset = "guest_reset",
+        /// The guest's kernel panicked.
+        GuestPanic = "guest_panic",
+        /// The guest's kernel panicked, and takes a dump.
+        GuestCrashLoaded = "guest_crash_loaded",
+        /// The power button was pressed.
+        PowerButton = "power_button",
+        /// Ctrl-Alt-Del was typed.
+        CtrlAltDel = "ctrl_alt_del",
+        /// A non-maskable interrupt was sent.
+        Nmi = "nmi",
+        /// The guest was asked to shut down, and is forced if it does not in time.
+        GracefulStop = "graceful_stop",
+        /// It did not in time.
+        GracefulStopTimeout = "graceful_stop_timeout",
+        /// A part failed.
+        Error = "error",
+    }
+}
+
+words! {
+    /// Why. In JSON a word, such as `operator`.
+    CauseKind {
+        /// Somebody outside of the guest asked for it.
+        Operator = "operator",
+        /// The guest switched itself off.
+        GuestPowerOff = "guest_power_off",
+        /// The guest asked for a reset.
+        GuestReset = "guest_reset",
+        /// The guest suffered a triple fault.
+        TripleFault = "triple_fault",
+        /// The guest's kernel panicked.
+        GuestPanic = "guest_panic",
+        /// The guest shut down, as it was asked to.
+        Shutdown = "shutdown",
+        /// The guest was asked to shut down, and did not in time.
+        Overdue = "overdue",
+        /// The machine cannot go on.
+        Fault = "fault",
+    }
+}
+
+impl From<&Cause> for CauseKind {
+    fn from(cause: &Cause) -> Self {
+        match cause {
+            Cause::Operator => Self::Operator,
+            Cause::GuestPowerOff => Self::GuestPowerOff,
+            Cause::GuestReset => Self::GuestReset,
+            Cause::TripleFault => Self::TripleFault,
+            Cause::GuestPanic => Self::GuestPanic,
+            Cause::Shutdown => Self::Shutdown,
+            Cause::Overdue => Self::Overdue,
+            Cause::Fault(_) => Self::Fault,
+            _ => Self::Unknown,
+        }
+    }
+}
