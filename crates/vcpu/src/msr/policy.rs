@@ -38,6 +38,9 @@ pub enum MsrPolicyError {
     /// More emulated registers than a vCPU holds.
     #[error("MSRs {0}: at most {most} may be emulated", most = MsrPolicy::MAX_EMULATED)]
     TooManyEmulated(MsrRange),
+    /// More registers than KVM's filter takes as one range.
+    #[error("MSRs {0}: a rule may deny or emulate at most {most}", most = MsrPolicy::MAX_RANGE)]
+    TooMany(MsrRange),
     /// More rules than anybody writes.
     #[error("MSRs {0}: there are {most} rules already", most = MsrPolicy::MAX_RULES)]
     TooManyRules(MsrRange),
@@ -48,7 +51,7 @@ const APIC: MsrRange = MsrRange::of(0x800, 0x8ff);
 /// For every guest, after its own rules.
 const DEFAULT: &[(MsrRange, MsrRule)] = &[
     // Hyper-V's and Xen's: KVM answers some of them also to a guest whose CPUID does not offer them.
-    (MsrRange::of(0x4000_0000, 0x4000_ffff), MsrRule::Deny),
+    (MsrRange::of(0x4000_0000, 0x4000_0fff), MsrRule::Deny),
     // TOP_MEM and TOP_MEM2 (AMD APM volume 2, 7.9.4): kernels read them unasked, and KVM does not know them. Zero means that
     // the firmware set no limit.
     (MsrRange::of(0xc001_001a, 0xc001_001a), MsrRule::Emulate(0)),
@@ -58,6 +61,9 @@ const DEFAULT: &[(MsrRange, MsrRule)] = &[
 impl MsrPolicy {
     /// The most rules.
     pub const MAX_RULES: usize = 256;
+    /// The most registers that one rule denies (kernel document virt/kvm/api, KVM_X86_SET_MSR_FILTER: a bitmap of
+    /// 0x600 bytes).
+    pub const MAX_RANGE: u64 = 0x600 * 8;
     /// The most registers that are emulated, because each vCPU keeps a value for each.
     pub const MAX_EMULATED: u64 = 1024;
 
@@ -73,6 +79,9 @@ impl MsrPolicy {
     pub fn push(&mut self, range: MsrRange, rule: MsrRule) -> Result<&mut Self, MsrPolicyError> {
         if rule != MsrRule::Allow && range.overlaps(&APIC) {
             return Err(MsrPolicyError::Apic(range));
+        }
+        if rule != MsrRule::Allow && range.count() > Self::MAX_RANGE {
+            return Err(MsrPolicyError::TooMany(range));
         }
         if self.rules.len() >= Self::MAX_RULES {
             return Err(MsrPolicyError::TooManyRules(range));
@@ -146,7 +155,10 @@ impl MsrPolicy {
         let mut merged: Vec<MsrRange> = Vec::new();
         for range in taken {
             match merged.last_mut() {
-                Some(before) if before.last().checked_add(1) == Some(range.first()) => {
+                Some(before)
+                    if before.last().checked_add(1) == Some(range.first())
+                        && before.count() + range.count() <= Self::MAX_RANGE =>
+                {
                     *before = MsrRange::of(before.first(), range.last());
                 }
                 _ => merged.push(range),

@@ -88,6 +88,9 @@ fn what_cannot_be_is_refused() {
     assert!(push("0x7ff-0x800", Deny).unwrap_err().contains("are the local APIC's"));
     assert!(push("0x8ff", Emulate(0)).unwrap_err().contains("are the local APIC's"));
     assert!(push("0x800-0x8ff", Allow).is_ok());
+    assert!(push("0x10000-0x12fff", Deny).is_ok() && push("0-0xffffffff", Allow).is_ok());
+    assert!(push("0x10000-0x13000", Deny).unwrap_err().contains("at most 12288"));
+    assert_eq!(handed_over(&policy(&[("0x10000-0x12fff", Deny), ("0x13000", Deny)])).len(), 2, "not joined");
     assert!(push("0x10000-0x103ff", Emulate(0)).is_ok());
     assert!(push("0x10000-0x10400", Emulate(0)).unwrap_err().contains("at most 1024 may be emulated"));
     let mut many = MsrPolicy::new();
@@ -117,6 +120,6 @@ fn the_default_hides_other_hypervisors_and_survives_kernels() {
     assert_eq!(handed_over(&MsrPolicy::new().with_defaults()).len(), 3);
     assert_eq!(
         handed_over(&policy(&[("0x40000000", Allow)]).with_defaults()).first(),
-        Some(&(0x4000_0001, 0x4000_ffff))
+        Some(&(0x4000_0001, 0x4000_0fff))
     );
 }
