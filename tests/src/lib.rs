@@ -36,6 +36,9 @@ esac
 poweroff -f
 "#;
 
+/// What it may load.
+const GUEST_MODULES: &[&str] = &["button", "evdev"];
+
 /// A lab with everything that a whole-machine test needs.
 pub struct Bench {
     /// The lab.
@@ -60,8 +63,16 @@ impl Bench {
     /// # Panics
     /// When the guest cannot be packed.
     pub fn job(&self, version: Version, script: &str) -> Job {
+        self.job_of(version, INIT, GUEST_MODULES, script)
+    }
+
+    /// A [`job`](Self::job) whose guest starts with `init`, in which `@LOAD_MODULES@` stands for the loading of `modules`.
+    ///
+    /// # Panics
+    /// When the guest cannot be packed.
+    pub fn job_of(&self, version: Version, init: &str, modules: &[&str], script: &str) -> Job {
         let kernel = self.lab.kernel(version);
-        let initrd = self.guest(version);
+        let initrd = self.guest(version, init, modules);
         let prelude = "export DRYSTONE_RUNTIME_DIR=$PWD/run PATH=$PWD:$PATH\n";
         Job::shell(format!("{prelude}{script}"))
             .file(&self.vmm, "drystone")
@@ -71,11 +82,11 @@ impl Bench {
             .time_limit(Duration::from_secs(300))
     }
 
-    fn guest(&self, version: Version) -> PathBuf {
+    fn guest(&self, version: Version, init: &str, modules: &[&str]) -> PathBuf {
         let initrd = self.dir.path().join(format!("guest-{}.cpio", version.name()));
-        let init = INIT.replace("@LOAD_MODULES@", LOAD_MODULES);
+        let init = init.replace("@LOAD_MODULES@", LOAD_MODULES);
         let guest = Builder::new().busybox(self.lab.busybox()).expect("busybox").init(&init);
-        let guest = guest.modules(self.lab.kernel(version), &["button", "evdev"]).expect("modules");
+        let guest = guest.modules(self.lab.kernel(version), modules).expect("modules");
         guest.write_to(&initrd).expect("the guest's initramfs");
         initrd
     }
@@ -85,7 +96,8 @@ impl Bench {
     /// # Panics
     /// When the lab cannot boot it.
     pub fn on_qemu(&self, version: Version, cmdline: &str, cpus: u32) -> String {
-        let (kernel, initramfs) = (self.lab.kernel(version).bzimage.clone(), self.guest(version));
+        let (kernel, initramfs) =
+            (self.lab.kernel(version).bzimage.clone(), self.guest(version, INIT, GUEST_MODULES));
         let (memory, time_limit) = (256 << 20, Duration::from_secs(300));
         let guest = Reference { kernel, initramfs, cmdline: cmdline.into(), cpus, memory, time_limit };
         let said = guest.boot(&self.lab).expect("QEMU boots the kernel");

@@ -5,6 +5,7 @@ mod boot;
 mod console;
 mod cpu;
 mod cpus;
+mod disk;
 mod file;
 mod memory;
 mod pci;
@@ -17,6 +18,7 @@ pub use boot::BootProtocol;
 pub use console::ConsoleConfig;
 pub use cpu::{CpuConfig, ModelChoice, ModelFile};
 pub use cpus::{CpusConfig, CpusError};
+pub use disk::{DiskConfig, DiskError};
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
 pub use pci::PciConfig;
 pub use size::{ByteSize, SizeError};
@@ -63,6 +65,11 @@ pub struct Config {
     pub pci: PciConfig,
     /// Where the guest's serial console is.
     pub console: ConsoleConfig,
+    /// Virtio disks, in the order in which the guest finds them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disk: Vec<DiskConfig>,
+    /// Whether the guest has a virtio entropy device, which gives it the host's random bytes.
+    pub rng: bool,
     /// What happens when the guest resets its machine.
     pub on_reset: Policy,
     /// What happens when a virtual CPU meets a triple fault, which is how a kernel crashes for good.
@@ -126,6 +133,8 @@ impl Default for Config {
             memory: MemoryConfig::default(),
             pci: PciConfig::default(),
             console: ConsoleConfig::default(),
+            disk: Vec::new(),
+            rng: true,
             on_reset: Policy::Reset,
             on_triple_fault: Policy::Stop,
             on_panic: PanicPolicy::Stop,
@@ -187,7 +196,23 @@ impl Config {
         if self.cmdline.contains(['\0', '\n']) {
             return bad("cmdline", "must not contain a newline or a null byte".into());
         }
+        self.validate_disks()?;
         self.validate_memory()
+    }
+
+    fn validate_disks(&self) -> Result<(), ConfigError> {
+        let bad = |what: String| Err(ConfigError::Value { field: "disk", what });
+        let mut names = std::collections::BTreeSet::new();
+        for (index, disk) in self.disk.iter().enumerate() {
+            let name = disk.name(index);
+            if let Err(what) = disk.block(index) {
+                return bad(format!("`{name}`: {what}"));
+            }
+            if !names.insert(name.clone()) {
+                return bad(format!("two disks are called `{name}`"));
+            }
+        }
+        Ok(())
     }
 
     fn validate_memory(&self) -> Result<(), ConfigError> {

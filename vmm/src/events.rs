@@ -9,8 +9,9 @@ pub use history::{History, MAX_RECORDS, Record};
 pub use kind::{CauseKind, EventKind};
 
 use crate::log::{Level, Log};
-use drystone_bus::Effect;
+use drystone_bus::{Effect, SystemClock};
 use drystone_lifecycle::{Cause, Event, State};
+use std::sync::Arc;
 
 /// Where a machine's events are told: its history and its log. Clones tell the same ones.
 #[derive(Clone)]
@@ -23,6 +24,11 @@ impl Journal {
     /// With an empty history.
     pub fn new(log: Log) -> Self {
         Self { history: History::new(), log }
+    }
+
+    /// The log for what devices have to say.
+    pub fn devices(&self) -> drystone_observe::Log {
+        drystone_observe::Log::new("", Arc::new(self.log.clone()), Arc::new(SystemClock::new()))
     }
 
     /// The events so far, and those to come.

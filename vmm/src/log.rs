@@ -87,6 +87,19 @@ impl Log {
     }
 }
 
+/// Where devices' lines go.
+impl drystone_observe::Sink for Log {
+    fn write(&self, level: drystone_observe::Level, line: &dyn fmt::Display) {
+        let level = match level {
+            drystone_observe::Level::Error => Level::Error,
+            drystone_observe::Level::Warn => Level::Warn,
+            drystone_observe::Level::Info => Level::Info,
+            drystone_observe::Level::Debug => Level::Debug,
+        };
+        Self::write(self, level, line);
+    }
+}
+
 impl Inner {
     fn write(&self, level: Level, message: &str) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

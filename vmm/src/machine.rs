@@ -7,6 +7,7 @@ mod devices;
 mod image;
 mod payload;
 mod pci;
+mod virtio;
 
 use crate::config::{Config, ConfigError, CpusError, PanicPolicy, Policy, ShutdownSignal};
 use crate::events::Journal;
@@ -17,6 +18,7 @@ use drystone_hypervisor::{Guard, Hypervisor, MapOptions, Vm, VmConfig};
 use drystone_lifecycle::{OnPanic, OnReset, OnTripleFault, Orchestrator, Stage, StateReader};
 use drystone_loader::{CmdlineError, InitrdError, KernelError};
 use drystone_memory::{GuestRam, Layout, LayoutError, MemoryError};
+use drystone_observe::Registry;
 use drystone_state::ComponentError;
 use drystone_vcpu::cpuid::{ModelError, Topology};
 use drystone_vcpu::msr::MsrBank;
@@ -67,6 +69,30 @@ pub enum MachineError {
     Pci(#[from] drystone_pci::SegmentError),
     #[error(transparent)]
     Serial(#[from] drystone_chipset::SerialError),
+    /// A disk's settings.
+    #[error("disk `{name}`: {what}")]
+    Disk {
+        /// Its name.
+        name: String,
+        /// What is wrong with them.
+        what: String,
+    },
+    #[error(transparent)]
+    Block(#[from] drystone_block::BlockError),
+    #[error(transparent)]
+    Rng(#[from] drystone_rng::RngError),
+    #[error(transparent)]
+    Virtio(#[from] drystone_virtio::BuildError),
+    #[error(transparent)]
+    Runner(#[from] drystone_runner::RunnerError),
+    #[error(transparent)]
+    Observe(#[from] drystone_observe::NameError),
+    /// More virtio devices than interrupt lines.
+    #[error("too many devices: there are interrupt lines for {most}")]
+    TooManyDevices {
+        /// How many there are.
+        most: usize,
+    },
     /// More vCPUs than the host's hypervisor takes.
     #[error("cpus: {asked} virtual CPUs: this host's {hypervisor} has at most {most}")]
     Cpus {
@@ -104,6 +130,9 @@ pub struct Machine {
     board: Arc<Board>,
     shutdown_signal: ShutdownSignal,
     journal: Journal,
+    /// Runs workers until it is dropped.
+    _virtio: virtio::Virtio,
+    registry: Registry,
     /// Interrupt wires, then memory: unmapped once nobody uses them.
     _wires: Vec<Guard>,
     _mapped: Vec<Guard>,
@@ -135,7 +164,17 @@ impl Machine {
         let mapped = map(vm.as_ref(), &ram)?;
 
         let (devices, wires, console) = devices::Devices::new(vm.as_ref(), &layout, &config.pci)?;
-        let describe = devices.describe(cpus.topology.apic_ids().collect());
+        let registry = Registry::new();
+        let parts = virtio::Parts {
+            vm: vm.as_ref(),
+            bus: &devices.bus,
+            memory: ram.view(),
+            handle,
+            log: &journal.devices(),
+            registry: &registry,
+        };
+        let virtio = virtio::Virtio::new(config, &parts)?;
+        let describe = devices.describe(virtio.aml(), cpus.topology.apic_ids().collect());
         let (reserved, entry) = (devices.reserved(), Mutex::new(None));
         let image = Arc::new(BootImage { ram, layout, payload, describe, reserved, entry });
         image.load().map_err(MachineError::Load)?;
@@ -157,6 +196,7 @@ impl Machine {
         orchestrator.add(Stage::Vcpus, "vcpus", vcpus.clone())?;
         orchestrator.add(Stage::Devices, "msrs", cpus.msrs.clone())?;
         devices.register(&mut orchestrator)?;
+        virtio.register(&mut orchestrator)?;
         orchestrator.add(Stage::Devices, "board", board.clone())?;
         orchestrator.add(Stage::Backends, "ram", image)?;
         let machine = Self {
@@ -168,6 +208,8 @@ impl Machine {
             board,
             shutdown_signal: config.shutdown_signal,
             journal: journal.clone(),
+            _virtio: virtio,
+            registry,
             _wires: wires,
             _mapped: mapped,
         };
@@ -187,6 +229,11 @@ impl Machine {
     /// Its vCPUs, for counters.
     pub fn vcpus(&self) -> Arc<VcpuSet> {
         self.vcpus.clone()
+    }
+
+    /// Counters and state of its parts, by name.
+    pub fn registry(&self) -> Registry {
+        self.registry.clone()
     }
 
     /// How its vCPUs are grouped.

@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::assets::{self, Assets};
 use crate::build::build_binary;
@@ -92,6 +93,16 @@ impl Lab {
     /// A static busybox, for guests.
     pub fn busybox(&self) -> &Path {
         &self.assets.tools.busybox
+    }
+
+    /// mke2fs(8), which makes file systems on this machine.
+    pub fn mke2fs(&self) -> Command {
+        self.assets.tools.mke2fs.command()
+    }
+
+    /// e2fsck(8), which checks them.
+    pub fn e2fsck(&self) -> Command {
+        self.assets.tools.e2fsck.command()
     }
 
     /// The directory where things are kept.

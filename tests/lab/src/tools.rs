@@ -69,6 +69,7 @@ pub(crate) struct Tools {
     /// Directories of firmware and option ROMs; empty for a QEMU of the host, which knows its own.
     pub firmware: Vec<PathBuf>,
     pub mke2fs: Program,
+    pub e2fsck: Program,
     pub busybox: PathBuf,
 }
 
@@ -81,6 +82,7 @@ impl Tools {
             qemu: program("usr/bin/qemu-system-x86_64"),
             firmware: firmware.map(|dir| root.join(dir)).into(),
             mke2fs: program("sbin/mke2fs"),
+            e2fsck: program("sbin/e2fsck"),
             busybox: root.join("bin/busybox"),
         }
     }
@@ -92,6 +94,8 @@ impl Tools {
             self.firmware.clear();
         }
         if let Some(path) = variable("DRYSTONE_LAB_MKE2FS") {
+            // Both are e2fsprogs.
+            self.e2fsck = Program::Host(path.with_file_name("e2fsck"));
             self.mke2fs = Program::Host(path);
         }
         if let Some(path) = variable("DRYSTONE_LAB_BUSYBOX") {

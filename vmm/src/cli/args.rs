@@ -1,7 +1,7 @@
 use super::time::Time;
 use crate::config::{
-    Affinity, BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpuConfig, CpusConfig, HugePages,
-    MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy, ShutdownSignal,
+    Affinity, BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpuConfig, CpusConfig, DiskConfig,
+    HugePages, MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy, ShutdownSignal,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -134,6 +134,8 @@ A configuration file is TOML with the same names, for example:
   cmdline = \"quiet\"
   cpus = 2                     # or a table: [cpus] count, sockets, cores, threads
   memory = \"1G\"               # or a table: [memory] size, backing, huge_pages
+  [[disk]]                     # one for each
+  path = \"root.img\"
 
 drystone --help explains the escape key, the exit codes and where files are.";
 
@@ -185,6 +187,12 @@ pub(super) struct RunArgs {
     /// The guest's serial console: stdio, none, or file:PATH for its output [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub console: Option<ConsoleConfig>,
+    /// A virtio disk, for example root.img,id=root,readonly; may be given more than once, and then replaces those of the file
+    #[arg(long, value_name = "PATH[,SETTING=VALUE]…")]
+    pub disk: Vec<DiskConfig>,
+    /// Give the guest random bytes of the host's: true or false [default: true]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub rng: Option<bool>,
     /// What a reset by the guest does [default: reset]
     #[arg(long, value_name = "POLICY")]
     pub on_reset: Option<Policy>,
@@ -253,6 +261,8 @@ impl RunArgs {
         set(&mut config.memory.huge_pages, &self.huge_pages);
         set(&mut config.pci.config_ports, &self.pci_config_ports);
         set(&mut config.console, &self.console);
+        set(&mut config.disk, &Some(self.disk.clone()).filter(|d| !d.is_empty()));
+        set(&mut config.rng, &self.rng);
         set(&mut config.on_reset, &self.on_reset);
         set(&mut config.on_triple_fault, &self.on_triple_fault);
         set(&mut config.on_panic, &self.on_panic);

@@ -42,6 +42,7 @@ impl Config {
         self.initrd.as_mut().map(relative);
         self.log_file.as_mut().map(relative);
         self.cpu.resolve_paths(base);
+        self.disk.iter_mut().for_each(|disk| relative(&mut disk.path));
         if let ConsoleConfig::File(path) = &mut self.console {
             relative(path);
         }

@@ -102,7 +102,7 @@ impl Devices {
     }
 
     /// How the guest is told of them, and of `cpus` processors.
-    pub(super) fn describe(&self, apic_ids: Vec<u32>) -> Describe {
+    pub(super) fn describe(&self, others: Vec<Arc<dyn Aml + Send + Sync>>, apic_ids: Vec<u32>) -> Describe {
         let power = self.power.clone();
         let aml: Vec<Arc<dyn Aml + Send + Sync>> = vec![
             self.serial.clone(),
@@ -116,7 +116,7 @@ impl Devices {
         ];
         let mcfg = self.pci.mcfg();
         Box::new(move |take| {
-            let aml: Vec<_> = aml.iter().map(|part| AmlPart::Root(part.as_ref())).collect();
+            let aml: Vec<_> = aml.iter().chain(&others).map(|part| AmlPart::Root(part.as_ref())).collect();
             let registers = power.registers();
             take(&AcpiConfig {
                 apic_ids: &apic_ids,
@@ -162,7 +162,7 @@ impl Drop for Devices {
 }
 
 /// An event that pulses an interrupt line.
-fn wire(vm: &dyn Vm, line: u32) -> Result<(EventFd, Guard), MachineError> {
+pub(super) fn wire(vm: &dyn Vm, line: u32) -> Result<(EventFd, Guard), MachineError> {
     let event =
         EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(|cause| MachineError::Event { line, cause })?;
     let guard = vm.register_irqfd(&event, line)?;

@@ -1,0 +1,170 @@
+use super::ByteSize;
+use drystone_block::{BlockConfig, OnIoError};
+use drystone_limit::{LimitConfig, Rate};
+use serde::{Deserialize, Serialize};
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A virtio disk. In a file a table of the array `disk`; as a flag `path=x.img,id=root,readonly` or just a path.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiskConfig {
+    /// A raw image file or a block device of the host.
+    pub path: PathBuf,
+    /// Its name in messages and counters; `disk0`, `disk1` and so on unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// The guest can only read.
+    pub readonly: bool,
+    /// What the guest reads as serial number: at most 20 bytes of printable ASCII. Its name unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// How many queues. One unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    /// What happens when the host fails a request.
+    pub on_io_error: OnIoError,
+    /// Bytes a second, both directions together. No limit unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<ByteSize>,
+    /// Bytes that may pass at once after a rest. What the bandwidth gives in 50 ms unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth_burst: Option<ByteSize>,
+    /// Requests a second. No limit unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operations: Option<u64>,
+    /// Requests that may pass at once after a rest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operations_burst: Option<u64>,
+}
+
+/// Why a flag describes no disk.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// No such setting.
+    #[error(
+        "{0:?} is no setting: use path, id, readonly, serial, queues, on_io_error, bandwidth, bandwidth_burst, \
+         operations or operations_burst"
+    )]
+    Unknown(String),
+    /// A setting given twice.
+    #[error("{0} is given twice")]
+    Twice(String),
+    /// A value that the setting cannot have.
+    #[error("{name}={value:?}: {what}")]
+    Value {
+        /// The setting.
+        name: String,
+        /// The value.
+        value: String,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl DiskConfig {
+    /// The disk's name: its own, or one by its place among the machine's disks.
+    pub fn name(&self, index: usize) -> String {
+        self.id.clone().unwrap_or_else(|| format!("disk{index}"))
+    }
+
+    /// What the device is made of.
+    ///
+    /// # Errors
+    /// One line that says which setting makes no sense.
+    pub fn block(&self, index: usize) -> Result<BlockConfig, String> {
+        let rate = |name: &str, rate: Option<u64>, burst: Option<u64>| match (rate, burst) {
+            (None, Some(_)) => Err(format!("{name}_burst without {name}")),
+            (Some(0), _) => Err(format!("{name} 0: must be at least 1")),
+            (_, Some(0)) => Err(format!("{name}_burst 0: must be at least 1")),
+            (rate, burst) => {
+                let burst = burst.and_then(NonZeroU64::new);
+                Ok(rate.and_then(Rate::new).map(|rate| Rate { burst, ..rate }))
+            }
+        };
+        let bytes = |size: Option<ByteSize>| size.map(|s| s.0);
+        let limit = LimitConfig {
+            bandwidth: rate("bandwidth", bytes(self.bandwidth), bytes(self.bandwidth_burst))?,
+            operations: rate("operations", self.operations, self.operations_burst)?,
+        };
+        if self.path.as_os_str().is_empty() {
+            return Err("path: none given".into());
+        }
+        let name = self.name(index);
+        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
+            return Err(format!("id {name:?}: use letters, digits, '_' and '-'"));
+        }
+        let mut block = BlockConfig::new(name, &self.path);
+        block.read_only = self.readonly;
+        block.serial = self.serial.clone();
+        block.queues = self.queues.unwrap_or(block.queues);
+        block.on_io_error = self.on_io_error;
+        block.limit = limit;
+        // It names the disk, which the caller does as well.
+        let bare = |e: drystone_block::BlockError| match e {
+            drystone_block::BlockError::Config { what, .. } => what,
+            other => other.to_string(),
+        };
+        block.validate().map_err(bare)?;
+        Ok(block)
+    }
+
+    fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), DiskError> {
+        let bad = |what: String| DiskError::Value {
+            name: name.into(),
+            value: value.unwrap_or_default().into(),
+            what,
+        };
+        fn parse<T: FromStr<Err: ToString>>(value: Option<&str>) -> Result<T, String> {
+            value.ok_or("needs a value")?.parse().map_err(|e: T::Err| e.to_string())
+        }
+        match name {
+            "path" => self.path = parse(value).map_err(bad)?,
+            "id" => self.id = Some(parse(value).map_err(bad)?),
+            "readonly" => {
+                self.readonly =
+                    value.map_or(Ok(true), |v| v.parse().map_err(|_| bad("use true or false".into())))?
+            }
+            "serial" => self.serial = Some(parse(value).map_err(bad)?),
+            "queues" => self.queues = Some(parse(value).map_err(bad)?),
+            "on_io_error" => {
+                self.on_io_error = match value {
+                    Some("report") => OnIoError::Report,
+                    Some("stop") => OnIoError::Stop,
+                    _ => return Err(bad("use report or stop".into())),
+                }
+            }
+            "bandwidth" => self.bandwidth = Some(parse(value).map_err(bad)?),
+            "bandwidth_burst" => self.bandwidth_burst = Some(parse(value).map_err(bad)?),
+            "operations" => self.operations = Some(parse(value).map_err(bad)?),
+            "operations_burst" => self.operations_burst = Some(parse(value).map_err(bad)?),
+            _ => return Err(DiskError::Unknown(name.into())),
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for DiskConfig {
+    type Err = DiskError;
+
+    /// The flag's form: `x.img`, `x.img,readonly`, `path=x.img,id=root,serial=A1`. A path that has a comma or an equals sign in it
+    /// has its place in a file.
+    fn from_str(text: &str) -> Result<Self, DiskError> {
+        let (mut disk, mut given) = (Self::default(), Vec::new());
+        for (n, item) in text.split(',').enumerate() {
+            let (name, value) = match item.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None if n == 0 => ("path", Some(item)),
+                None => (item, None),
+            };
+            if given.contains(&name) {
+                return Err(DiskError::Twice(name.into()));
+            }
+            given.push(name);
+            disk.set(name, value)?;
+        }
+        Ok(disk)
+    }
+}
