@@ -212,6 +212,10 @@ impl Config {
                 return bad(format!("two disks are called `{name}`"));
             }
         }
+        let (devices, most) = (self.disk.len() + usize::from(self.rng), crate::machine::MAX_DEVICES);
+        if devices > most {
+            return bad(format!("{devices} virtio devices: there are interrupt lines for {most}"));
+        }
         Ok(())
     }
 

@@ -30,6 +30,7 @@ use std::sync::{Arc, Mutex};
 
 pub use devices::Console;
 pub use payload::Booted;
+pub(crate) use virtio::MAX_DEVICES;
 
 /// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]

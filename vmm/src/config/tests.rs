@@ -165,3 +165,63 @@ fn values_that_make_no_sense_get_one_line_each() {
         config.validate().unwrap();
     }
 }
+
+#[test]
+fn disks_are_tables_or_flags() {
+    let file = "[[disk]]\npath = \"root.img\"\nid = \"root\"\nreadonly = true\nbandwidth = \"10M\"\n[[disk]]\npath = \"b\"";
+    let config = Config::from_toml(file).unwrap();
+    let flags = ["path=root.img,id=root,readonly,bandwidth=10M", "b"];
+    assert_eq!(config.disk, flags.map(|f| f.parse::<DiskConfig>().unwrap()));
+    assert_eq!(Config::from_toml(&config.to_toml()).unwrap(), config, "it is written as it is read");
+
+    let block = config.disk[0].block(0).unwrap();
+    assert_eq!((block.id.as_str(), block.read_only), ("root", true));
+    assert_eq!(
+        block.limit.bandwidth.map(|r| (r.per_second.get(), r.burst())),
+        Some((10 << 20, (10 << 20) / 20))
+    );
+    assert_eq!(config.disk[1].block(1).unwrap().id, "disk1");
+    let all = "path=p,serial=A 1,queues=2,readonly=false,on_io_error=stop,bandwidth=1,bandwidth_burst=2,operations=3,operations_burst=4";
+    let all = all.parse::<DiskConfig>().unwrap().block(0).unwrap();
+    assert_eq!(all.on_io_error, drystone_block::OnIoError::Stop);
+    assert_eq!(all.limit.operations.map(|r| (r.per_second.get(), r.burst())), Some((3, 4)));
+}
+
+#[test]
+fn a_wrong_disk_is_named() {
+    let of = |flags: &[&str]| {
+        let disk = flags.iter().map(|f| f.parse().unwrap()).collect();
+        Config { kernel: Some("k".into()), disk, ..Config::default() }.validate().map_err(|e| e.to_string())
+    };
+    assert_eq!(of(&["a", "b"]), Ok(()));
+    for (flags, what) in [
+        (&["a,id=x", "b,id=x"][..], "disk: two disks are called `x`"),
+        (&["a,id=disk1", "b"], "disk: two disks are called `disk1`"),
+        (&["a", "id=x"], "disk: `x`: path: none given"),
+        (&["a,queues=0"], "disk: `disk0`: queues 0: must be 1 to 64"),
+        (&["a,operations=0"], "disk: `disk0`: operations 0: must be at least 1"),
+        (&["a,bandwidth_burst=1"], "disk: `disk0`: bandwidth_burst without bandwidth"),
+        (&["a,id=a.b"], "disk: `a.b`: id \"a.b\": use letters, digits, '_' and '-'"),
+        (
+            &["a,serial=123456789012345678901"],
+            "disk: `disk0`: serial \"123456789012345678901\": must be at most 20",
+        ),
+    ] {
+        let error = of(flags).unwrap_err();
+        assert!(error.starts_with(what), "{error}");
+    }
+    for (flag, what) in [
+        ("a,b", "\"b\" is no setting"),
+        ("a,path=b", "path is given twice"),
+        ("a,queues=x", "queues=\"x\": invalid digit"),
+        ("a,queues", "queues=\"\": needs a value"),
+        ("a,readonly=maybe", "readonly=\"maybe\": use true or false"),
+        ("a,on_io_error=no", "on_io_error=\"no\": use report or stop"),
+        ("a,bandwidth=1.5G", "bandwidth=\"1.5G\":"),
+    ] {
+        let error = flag.parse::<DiskConfig>().unwrap_err().to_string();
+        assert!(error.starts_with(what), "{error}");
+    }
+    let many = vec!["a"; crate::machine::MAX_DEVICES];
+    assert_eq!(of(&many).unwrap_err(), "disk: 14 virtio devices: there are interrupt lines for 13");
+}
