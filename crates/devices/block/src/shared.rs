@@ -62,7 +62,7 @@ impl Shared {
     /// too many.
     pub fn place(&self, sector: u64, len: u64) -> Option<u64> {
         let end = sector.checked_add(len / SECTOR)?;
-        let good = len % SECTOR == 0 && len <= MAX_REQUEST && end <= self.sectors();
+        let good = len.is_multiple_of(SECTOR) && len <= MAX_REQUEST && end <= self.sectors();
         sector.checked_mul(SECTOR).filter(|_| good)
     }
 
