@@ -16,7 +16,6 @@ const GENERIC: Identity = Identity {
 };
 
 /// The host bridge's own function, at slot 0 of a segment: an identity, and no register that does anything.
-#[derive(Debug)]
 pub struct HostBridge(Config);
 
 impl HostBridge {

@@ -6,7 +6,8 @@ use drystone_bus::Effect;
 /// The guest chooses offsets, lengths and values freely. No call may panic, block on the guest, or allocate without
 /// bound. Data is as long as the guest's access, 1 to 8 bytes, little endian.
 pub trait Function: Send + Sync {
-    /// Its configuration space. For a function whose registers only hold what is written to them, this is enough.
+    /// Its configuration space and MSI-X structures; accesses to the latter never reach the function. For one whose
+    /// registers only hold what is written to them, this is enough.
     fn config(&self) -> &Config;
 
     /// The guest reads configuration space. Offset and length stay within its 4096 bytes.

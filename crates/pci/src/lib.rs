@@ -13,6 +13,7 @@ mod bar;
 mod bridge;
 mod config;
 mod function;
+mod msix;
 mod ports;
 mod segment;
 mod windows;
@@ -23,11 +24,17 @@ pub use bar::{BARS, Bar, BarError, BarKind, Decoded};
 pub use bridge::{HostBridge, HostBridgeState};
 pub use config::{CONFIG_SIZE, CapabilityError, Class, Config, ConfigSpace, ConfigState, Identity};
 pub use function::Function;
+pub use msix::{Latch, Message, Msix, MsixError, MsixPlace, MsixState, Vector, VectorError};
 pub use ports::{ConfigPorts, ConfigPortsState};
 pub use segment::{SLOTS, Segment, SegmentError, SlotError};
 pub use windows::{Windows, WindowsError};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What [`Latch`] is built on; a test puts loom's in its place.
+mod sync {
+    pub(crate) use std::sync::{Mutex, MutexGuard};
+}
 
 /// Locks. No code here panics with a lock held, so a poisoned lock guards sound state.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,13 +1,16 @@
 use super::ConfigSpace;
-use drystone_state::{RestoreError, Schema};
+use crate::MsixState;
+use drystone_state::Schema;
 use serde::{Deserialize, Serialize};
 
-/// The saved state of a [`ConfigSpace`]: every register of 32 bits of which a guest or the device can change a bit.
+/// The saved state of a [`Config`](super::Config).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigState {
-    /// Offset and value, by offset.
+    /// Every register of 32 bits of which a guest or the device can change a bit: offset and value, by offset.
     pub registers: Vec<(u16, u32)>,
+    /// The MSI-X structures, if the function has any.
+    pub msix: Option<MsixState>,
 }
 
 impl Schema for ConfigState {
@@ -16,29 +19,27 @@ impl Schema for ConfigState {
 }
 
 impl ConfigSpace {
-    pub(super) fn save(&self) -> ConfigState {
-        let registers = self.changeable().map(|(offset, _)| (offset, self.u32(offset))).collect();
-        ConfigState { registers }
+    pub(super) fn save(&self) -> Vec<(u16, u32)> {
+        self.changeable().map(|(offset, _)| (offset, self.u32(offset))).collect()
     }
 
-    /// Takes `state` over if a function with these masks can be in it: the same registers, and no bit changed that nobody
-    /// can change.
-    pub(super) fn restore(&mut self, state: &ConfigState) -> Result<(), RestoreError> {
-        let invalid = |cause| RestoreError::Invalid { kind: ConfigState::KIND, cause };
+    /// Takes `registers` over if a function with these masks can have them: the same ones, and no bit changed that nobody
+    /// can change. Otherwise says why not.
+    pub(super) fn restore(&mut self, registers: &[(u16, u32)]) -> Result<(), String> {
         let expected: Vec<_> = self.changeable().collect();
-        if expected.len() != state.registers.len() {
-            let (found, own) = (state.registers.len(), expected.len());
-            return Err(invalid(format!("{found} registers, and this function has {own}")));
+        if expected.len() != registers.len() {
+            let (found, own) = (registers.len(), expected.len());
+            return Err(format!("{found} registers, and this function has {own}"));
         }
-        for ((own, mask), (offset, value)) in expected.iter().zip(&state.registers) {
+        for ((own, mask), (offset, value)) in expected.iter().zip(registers) {
             if own != offset {
-                return Err(invalid(format!("register {offset:#x} where {own:#x} should be")));
+                return Err(format!("register {offset:#x} where {own:#x} should be"));
             }
             if (self.u32(*offset) ^ value) & !mask != 0 {
-                return Err(invalid(format!("register {offset:#x} cannot be {value:#x}")));
+                return Err(format!("register {offset:#x} cannot be {value:#x}"));
             }
         }
-        state.registers.iter().for_each(|(offset, value)| self.set(*offset, &value.to_le_bytes()));
+        registers.iter().for_each(|(offset, value)| self.set(*offset, &value.to_le_bytes()));
         Ok(())
     }
 
