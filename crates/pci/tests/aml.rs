@@ -3,7 +3,8 @@
 
 use acpi_tables::Aml;
 use drystone_bus::Bus;
-use drystone_pci::{Attachment, HostBridge, Segment, Windows, mcfg};
+use drystone_bus::{Interrupt, SystemClock};
+use drystone_pci::{Attachment, HostBridge, HotPlug, HotPlugParts, Segment, Windows, mcfg};
 use drystone_testkit::aml::disassemble;
 use std::sync::Arc;
 
@@ -51,4 +52,43 @@ fn the_mcfg_names_every_segment() {
     assert_eq!(table.iter().fold(0_u8, |sum, b| sum.wrapping_add(*b)), 0);
     assert_eq!(table[44..60], [0, 0, 0, 0xe0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
     assert_eq!(table[60..], [0, 0, 0, 0, 4, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+}
+
+struct Unwired;
+impl Interrupt for Unwired {
+    fn trigger(&self) {}
+}
+
+/// A method of an event device, which calls the controller's.
+struct Caller;
+impl Aml for Caller {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        let handler = HotPlug::handler(0);
+        acpi_tables::aml::Method::new("\\EVNT".into(), 0, true, vec![&handler]).to_aml_bytes(sink);
+    }
+}
+
+#[test]
+fn acpica_reads_the_slots_as_they_are_meant() {
+    let attached = attached(0, Windows::default(), 0xe000_0000);
+    let hot_plug = HotPlug::new(HotPlugParts {
+        segment: attached.segment().clone(),
+        base: 0x620,
+        guest: Arc::new(Unwired),
+        host: Arc::new(Unwired),
+        clock: Arc::new(SystemClock::new()),
+    });
+    let Some(text) = disassemble(&[&attached, &hot_plug, &Caller]) else { return };
+    for part in [
+        r#"Scope(\_SB.PCI0){OperationRegion(PHPR,SystemIO,0x0620,0x10)Field(PHPR,DWordAcc,NoLock,WriteAsZeros){CHNG,32,EJRQ,32,PRES,32,EJCT,32}"#,
+        r#"Device(SL01){Name(_ADR,0x00010000)Name(_SUN,One)Method(_STA,0,Serialized){Local0=(PRES>>One)Local0&=OneLocal0*=0x0FReturn(Local0)}"#,
+        r#"Method(_EJ0,1,Serialized){EJCT=0x02}}"#,
+        r#"Device(SL1F){Name(_ADR,0x001F0000)Name(_SUN,0x1F)"#,
+        r#"{EJCT=0x80000000}}Method(PHPN,0,Serialized){Local0=CHNGCHNG=Local0If((Local0&0x02)){Notify(SL01,One)}"#,
+        r#"If((Local0&0x80000000)){Notify(SL1F,One)}Local0=EJRQEJRQ=Local0If((Local0&0x02)){Notify(SL01,0x03)}"#,
+        r#"Method(\EVNT,0,Serialized){\_SB.PCI0.PHPN()}"#,
+    ] {
+        assert!(text.contains(part), "not found:\n{part}\nin:\n{text}");
+    }
+    assert_eq!(text.matches("_EJ0").count(), 31);
 }

@@ -1,0 +1,286 @@
+use super::*;
+use crate::{BarKind, Class, Config, ConfigSpace, HostBridge, Identity, Windows};
+use drystone_bus::{Bus, ManualClock};
+use drystone_state::{Component, Persist};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+struct Count(AtomicU64);
+impl Interrupt for Count {
+    fn trigger(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+impl Count {
+    fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+}
+
+struct Device(Config);
+impl Function for Device {
+    fn config(&self) -> &Config {
+        &self.0
+    }
+    fn bar_read(&self, _: usize, _: u64, data: &mut [u8]) {
+        data.fill(7);
+    }
+    fn bar_write(&self, _: usize, _: u64, _: &[u8]) -> Effect {
+        Effect::None
+    }
+    fn bar_moved(&self, _: usize, _: Option<u64>) {}
+}
+
+fn device() -> Arc<Device> {
+    let class = Class { base: 0xff, sub: 0, interface: 0 };
+    let mut space = ConfigSpace::new(&Identity {
+        vendor: 1,
+        device: 2,
+        revision: 0,
+        class,
+        subsystem_vendor: 0,
+        subsystem: 0,
+    });
+    space.add_bar(0, BarKind::Memory32, 0x1000).unwrap();
+    Arc::new(Device(Config::new(space)))
+}
+
+struct Machine {
+    bus: Bus,
+    segment: Arc<Segment>,
+    plug: HotPlug,
+    guest: Arc<Count>,
+    host: Arc<Count>,
+    clock: Arc<ManualClock>,
+}
+
+fn machine() -> Machine {
+    let windows = Windows { memory_32: 0xc000_0000..0xd000_0000, ..Windows::default() };
+    let segment = Arc::new(Segment::new(0, windows, Arc::new(HostBridge::new())).unwrap());
+    let bus = Bus::default();
+    bus.add_relocator(segment.clone());
+    let (guest, host) = (Arc::<Count>::default(), Arc::<Count>::default());
+    let clock = Arc::new(ManualClock::new(Duration::ZERO));
+    let plug = HotPlug::new(HotPlugParts {
+        segment: segment.clone(),
+        base: 0x620,
+        guest: guest.clone(),
+        host: host.clone(),
+        clock: clock.clone(),
+    });
+    Machine { bus, segment, plug, guest, host, clock }
+}
+
+impl Machine {
+    fn get(&self, offset: u64) -> u32 {
+        let mut data = [0x55; 4];
+        self.plug.read(offset, &mut data);
+        u32::from_le_bytes(data)
+    }
+    /// As a vCPU does it.
+    fn set(&self, offset: u64, value: u32) -> Effect {
+        let effect = self.plug.write(offset, &value.to_le_bytes());
+        if effect == Effect::Relocate {
+            self.bus.relocate();
+        }
+        effect
+    }
+    /// What `PHPN` does: what changed, and what is asked for.
+    fn dispatch(&self) -> (u32, u32) {
+        let told = [0, 4].map(|offset| {
+            let told = self.get(offset);
+            let _ = self.set(offset, told);
+            told
+        });
+        (told[0], told[1])
+    }
+    fn bar(&self) -> u8 {
+        let mut data = [0];
+        self.bus.mmio.read(0xc000_0000, &mut data);
+        data[0]
+    }
+    /// Plugs a device, and uses it as a driver would.
+    fn with_device() -> (Self, u8) {
+        let m = machine();
+        let slot = m.plug.plug(None, device()).unwrap();
+        assert_eq!(m.dispatch(), (1 << slot, 0));
+        let at = u64::from(slot) << 15 | 4;
+        if m.segment.write(at, &[2]) == Effect::Relocate {
+            m.bus.relocate();
+        }
+        assert_eq!((m.bar(), m.guest.take()), (7, 1));
+        (m, slot)
+    }
+}
+
+fn names(events: Vec<HotPlugEvent>) -> Vec<(&'static str, u8, bool)> {
+    let name = |event| match event {
+        HotPlugEvent::Ejected { slot, requested, .. } => ("ejected", slot, requested),
+        HotPlugEvent::Overdue { slot } => ("overdue", slot, true),
+    };
+    events.into_iter().map(name).collect()
+}
+
+#[test]
+fn what_is_plugged_is_told_once() {
+    let m = machine();
+    assert_eq!((m.dispatch(), m.get(8)), ((0, 0), 0));
+    assert_eq!(m.plug.plug(Some(5), device()), Ok(5));
+    assert_eq!(m.plug.plug(None, device()), Ok(1));
+    assert_eq!((m.guest.take(), m.get(8)), (2, 0b10_0010));
+    assert_eq!((m.dispatch(), m.dispatch()), ((0b10_0010, 0), (0, 0)));
+    assert_eq!(m.plug.plug(Some(5), device()), Err(SlotError::Taken(5)));
+    assert_eq!((m.guest.take(), m.get(0)), (0, 0));
+}
+
+#[test]
+fn what_happens_between_reading_and_acknowledging_is_not_lost() {
+    let m = machine();
+    m.plug.plug(Some(1), device()).unwrap();
+    let told = m.get(0);
+    m.plug.plug(Some(2), device()).unwrap();
+    let _ = m.set(0, told);
+    assert_eq!(m.dispatch(), (0b100, 0));
+}
+
+#[test]
+fn an_orderly_removal_asks_waits_and_hands_the_function_over() {
+    let (m, slot) = Machine::with_device();
+    m.plug.request(slot, PATIENCE).unwrap();
+    assert_eq!(m.plug.request(slot, PATIENCE), Err(EjectError::Pending(slot)));
+    assert_eq!((m.guest.take(), m.dispatch(), m.bar()), (1, (0, 1 << slot), 7));
+    assert_eq!(m.plug.next_deadline(), Some(PATIENCE));
+    assert!(names(m.plug.take()).is_empty());
+    assert_eq!(m.set(12, 1 << slot), Effect::Relocate);
+    assert_eq!((m.bar(), m.host.take(), m.get(8), m.plug.next_deadline()), (0xff, 1, 0, None));
+    let events = m.plug.take();
+    let HotPlugEvent::Ejected { function, .. } = &events[0] else { panic!("not ejected") };
+    assert_eq!(Arc::strong_count(function), 1, "nobody else has it");
+    assert_eq!(names(events), [("ejected", slot, true)]);
+    m.clock.advance(PATIENCE);
+    assert!(m.plug.take().is_empty());
+}
+
+#[test]
+fn a_guest_that_never_answers_is_reported_once_and_may_be_asked_again() {
+    let (m, slot) = Machine::with_device();
+    m.plug.request(slot, PATIENCE).unwrap();
+    m.clock.advance(PATIENCE - Duration::from_nanos(1));
+    assert!(m.plug.take().is_empty());
+    m.clock.advance(Duration::from_nanos(1));
+    assert_eq!(names(m.plug.take()), [("overdue", slot, true)]);
+    assert_eq!((names(m.plug.take()), m.plug.next_deadline(), m.bar()), (vec![], None, 7));
+    m.plug.request(slot, PATIENCE).unwrap();
+    assert_eq!(m.plug.next_deadline(), Some(2 * PATIENCE));
+    // Late, and welcome nevertheless.
+    m.clock.advance(PATIENCE);
+    assert_eq!(names(m.plug.take()), [("overdue", slot, true)]);
+    let _ = m.set(12, 1 << slot);
+    assert_eq!((names(m.plug.take()), m.bar()), (vec![("ejected", slot, true)], 0xff));
+}
+
+#[test]
+fn a_guest_may_eject_unasked_but_never_the_bridge() {
+    let (m, slot) = Machine::with_device();
+    assert_eq!(m.set(12, 1), Effect::None);
+    assert_eq!(m.set(12, u32::MAX), Effect::Relocate);
+    assert_eq!(names(m.plug.take()), [("ejected", slot, false)]);
+    assert_eq!(m.set(12, u32::MAX), Effect::None, "there is nothing left");
+    assert!(m.segment.function(0).is_some() && m.plug.take().is_empty());
+}
+
+#[test]
+fn what_is_pulled_is_gone_at_once_and_the_guest_is_told() {
+    let (m, slot) = Machine::with_device();
+    m.plug.request(slot, PATIENCE).unwrap();
+    assert!(m.plug.remove(0).is_none() && m.plug.remove(32).is_none() && m.plug.remove(9).is_none());
+    assert!(m.plug.remove(slot).is_some());
+    m.segment.relocate(&m.bus);
+    assert_eq!((m.bar(), m.get(8)), (0xff, 0));
+    assert_eq!((m.dispatch(), m.plug.next_deadline()), ((1 << slot, 0), None));
+    assert_eq!(m.plug.request(slot, PATIENCE), Err(EjectError::Empty(slot)));
+    // The slot is free for another, which has nothing to do with what the guest says to the old one.
+    m.plug.plug(Some(slot), device()).unwrap();
+    assert_eq!(m.plug.next_deadline(), None);
+}
+
+#[test]
+fn only_what_is_there_can_be_asked_for() {
+    let m = machine();
+    for slot in [0, 1, 31, 32, 255] {
+        assert_eq!(m.plug.request(slot, PATIENCE), Err(EjectError::Empty(slot)));
+    }
+    assert_eq!((m.guest.take(), m.dispatch()), (0, (0, 0)));
+}
+
+#[test]
+fn accesses_of_any_width_at_any_offset_are_sound() {
+    let m = machine();
+    m.plug.plug(Some(9), device()).unwrap();
+    let mut data = [0; 8];
+    m.plug.read(1, &mut data);
+    assert_eq!(data, [2, 0, 0, 0, 0, 0, 0, 0]);
+    m.plug.read(9, &mut data);
+    assert_eq!(data, [2, 0, 0, 0, 0, 0, 0, 0xff]);
+    m.plug.read(u64::MAX, &mut data);
+    assert_eq!(data, [0xff; 8]);
+    for offset in [8, 16, 17, u64::MAX - 1, u64::MAX] {
+        assert_eq!(m.plug.write(offset, &[0xff; 4]), Effect::None, "{offset:#x}");
+    }
+    assert_eq!(m.plug.write(13, &[2]), Effect::Relocate);
+    assert_eq!(names(m.plug.take()), [("ejected", 9, false)]);
+}
+
+#[test]
+fn a_reset_gives_what_was_asked_for() {
+    let (m, slot) = Machine::with_device();
+    m.plug.plug(Some(7), device()).unwrap();
+    m.plug.request(slot, PATIENCE).unwrap();
+    m.plug.reset().unwrap();
+    assert_eq!((m.dispatch(), m.get(8), m.host.take()), ((0, 0), 1 << 7, 1));
+    assert_eq!(names(m.plug.take()), [("ejected", slot, true)]);
+    m.plug.reset().unwrap();
+    assert_eq!((m.host.take(), m.plug.next_deadline()), (0, None));
+}
+
+#[test]
+fn what_was_not_told_yet_survives_saving() {
+    let (m, slot) = Machine::with_device();
+    m.plug.request(slot, PATIENCE).unwrap();
+    m.plug.plug(Some(7), device()).unwrap();
+    m.clock.advance(Duration::from_secs(1));
+    let state = m.plug.save().unwrap();
+    let new = machine();
+    new.segment.add(Some(slot), device()).unwrap();
+    new.segment.add(Some(7), device()).unwrap();
+    new.plug.restore(state.clone()).unwrap();
+    assert_eq!((new.plug.save().unwrap(), new.guest.take()), (state, 1));
+    assert_eq!(new.plug.next_deadline(), Some(Duration::from_secs(4)));
+    assert_eq!(new.dispatch(), (1 << 7, 1 << slot));
+    new.clock.advance(PATIENCE);
+    assert_eq!(names(new.plug.take()), [("overdue", slot, true)]);
+    assert_eq!(new.plug.save().unwrap().waiting, [(slot, None)]);
+    let _ = new.set(12, 1 << slot);
+    assert!(new.plug.save().is_err(), "somebody has to take the function first");
+}
+
+#[test]
+fn impossible_states_are_refused_whole() {
+    let (m, slot) = Machine::with_device();
+    let good = m.plug.save().unwrap();
+    let state = |changed, requested, waiting| HotPlugState { changed, requested, waiting };
+    for bad in [
+        state(1, 0, vec![]),
+        state(0, 1 << slot, vec![]),
+        state(0, 0, vec![(0, None)]),
+        state(0, 0, vec![(9, None)]),
+        state(0, 0, vec![(32, None)]),
+        state(0, 0, vec![(slot, None), (slot, Some(1))]),
+    ] {
+        assert!(m.plug.restore(bad.clone()).is_err(), "{bad:?}");
+        assert_eq!(m.plug.save().unwrap(), good);
+    }
+    m.plug.restore(state(1 << slot, 1 << slot, vec![(slot, Some(u64::MAX))])).unwrap();
+}
