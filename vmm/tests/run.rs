@@ -2,6 +2,9 @@
 //! this very program as a child, in which the test `child` runs the machine.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 
+mod common;
+
+use common::{Session, is_raw, modes, wait, wait_until};
 use drystone::config::{Config, ConsoleConfig};
 use drystone::console::{InputSink, OutputSource, Taken};
 use drystone::control::{Action, Info, VerbError, Verbs, VmState};
@@ -11,20 +14,13 @@ use drystone::monitor::End;
 use drystone::registry::VmId;
 use drystone::run::{Built, Engine, run_with};
 use drystone_lifecycle::Cause;
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-const LONG: Duration = Duration::from_secs(60);
 
 // ---- in the child ----
 
@@ -234,89 +230,16 @@ impl Runtime {
     }
 }
 
-/// A child with a terminal.
-struct Session {
-    user: BufReader<File>,
-    tty: OwnedFd,
-    before: String,
-    child: Child,
+/// A child with a terminal, once its machine runs.
+fn start(runtime: &Runtime, mode: &str) -> Session {
+    spawn(runtime.command(mode))
 }
 
-impl Session {
-    fn start(runtime: &Runtime, mode: &str) -> Self {
-        Self::spawn(runtime.command(mode))
-    }
-
-    fn spawn(mut command: Command) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let name = ptsname(&master, Vec::new()).unwrap();
-        let tty = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
-        let before = modes(&tty);
-        let child = command.stdin(tty.try_clone().unwrap()).stdout(tty.try_clone().unwrap()).spawn().unwrap();
-        let mut session = Self { user: BufReader::new(File::from(master)), tty, before, child };
-        session.read_to("ready");
-        wait_until("raw mode", || is_raw(&session.tty));
-        session
-    }
-
-    fn read_to(&mut self, what: &str) -> String {
-        let mut seen = String::new();
-        while !seen.contains(what) {
-            let mut byte = [0];
-            self.user.read_exact(&mut byte).unwrap();
-            seen.push(char::from(byte[0]));
-        }
-        seen
-    }
-
-    fn type_in(&mut self, bytes: &[u8]) {
-        self.user.get_mut().write_all(bytes).unwrap();
-    }
-
-    fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
-    }
-
-    /// Waits for the end; the terminal must be as it was. Returns the exit code and what was said on stderr.
-    fn end(mut self) -> (i32, String) {
-        let status = wait(&mut self.child);
-        assert_eq!(modes(&self.tty), self.before, "the terminal is not as it was");
-        let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (status, said)
-    }
-}
-
-fn wait(child: &mut Child) -> i32 {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status.code().unwrap_or_else(|| panic!("{status}"));
-        }
-        if start.elapsed() > LONG {
-            child.kill().unwrap();
-            panic!("it does not end");
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
-    let start = Instant::now();
-    while !condition() {
-        assert!(start.elapsed() < LONG, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-fn is_raw(tty: &OwnedFd) -> bool {
-    !tcgetattr(tty).unwrap().local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
-}
-
-fn modes(tty: &OwnedFd) -> String {
-    format!("{:?}", tcgetattr(tty).unwrap())
+fn spawn(command: Command) -> Session {
+    let mut session = Session::open(command);
+    session.read_to("ready");
+    wait_until("raw mode", || is_raw(&session.tty));
+    session
 }
 
 #[test]
@@ -333,7 +256,7 @@ fn however_the_guest_ends_the_terminal_is_given_back_and_nothing_is_left() {
     ];
     for (typed, code, said) in cases {
         let runtime = Runtime::new();
-        let mut session = Session::start(&runtime, "echo");
+        let mut session = start(&runtime, "echo");
         assert_eq!(runtime.machines(), ["echo"]);
         session.type_in(typed);
         let (status, message) = session.end();
@@ -351,7 +274,7 @@ fn however_the_guest_ends_the_terminal_is_given_back_and_nothing_is_left() {
 fn signals_end_the_machine_and_are_told_by_the_code() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
         let runtime = Runtime::new();
-        let session = Session::start(&runtime, "echo");
+        let session = start(&runtime, "echo");
         kill_process(session.pid(), signal).unwrap();
         let (status, message) = session.end();
         assert_eq!(status, 128 + signal.as_raw(), "{message}");
@@ -363,7 +286,7 @@ fn signals_end_the_machine_and_are_told_by_the_code() {
 #[test]
 fn keys_go_to_the_guest_and_help_to_the_user() {
     let runtime = Runtime::new();
-    let mut session = Session::start(&runtime, "echo");
+    let mut session = start(&runtime, "echo");
     session.type_in(b"\x03\x1a\x13\x11a");
     assert!(session.read_to("a").ends_with("\x03\x1a\x13\x11a"), "no key means anything to the host");
     session.type_in(b"\x01h");
@@ -389,7 +312,7 @@ fn a_machine_that_does_not_end_is_left_at_the_second_request() {
     let log = runtime.0.path().join(".log");
     let mut command = runtime.command("deaf");
     command.env("DRYSTONE_TEST_LOG", &log);
-    let session = Session::spawn(command);
+    let session = spawn(command);
     kill_process(session.pid(), Signal::TERM).unwrap();
     wait_until("the first is seen", || std::fs::read_to_string(&log).unwrap().contains("signal 15"));
     kill_process(session.pid(), Signal::INT).unwrap();
@@ -400,7 +323,7 @@ fn a_machine_that_does_not_end_is_left_at_the_second_request() {
 #[test]
 fn a_machine_that_does_not_end_is_left_after_a_while() {
     let runtime = Runtime::new();
-    let mut session = Session::start(&runtime, "deaf");
+    let mut session = start(&runtime, "deaf");
     session.type_in(b"\x01x");
     let (status, message) = session.end();
     assert_eq!(status, 1);
@@ -411,7 +334,7 @@ fn a_machine_that_does_not_end_is_left_after_a_while() {
 #[test]
 fn a_panic_gives_the_terminal_back_before_anything_else_is_waited_for() {
     let runtime = Runtime::new();
-    let mut session = Session::start(&runtime, "deaf");
+    let mut session = start(&runtime, "deaf");
     session.type_in(b"V");
     wait_until("the terminal is given back", || modes(&session.tty) == session.before);
     assert!(session.child.try_wait().unwrap().is_none(), "the machine is still being waited for");
@@ -426,7 +349,7 @@ fn a_stopped_process_gives_the_terminal_back_meanwhile() {
     let mut command = Command::new("setsid");
     command.args(["--ctty", "--wait"]).arg(std::env::current_exe().unwrap());
     runtime.prepare(command.args(["--exact", "child", "--nocapture", "--quiet"]), "echo");
-    let session = Session::spawn(command);
+    let session = spawn(command);
     let info = runtime.drystone(&["info", "--json"]).1;
     let pid: serde_json::Value = serde_json::from_str(&info).unwrap();
     let pid = Pid::from_raw(i32::try_from(pid["pid"].as_u64().unwrap()).unwrap()).unwrap();
@@ -449,7 +372,7 @@ fn a_stopped_process_gives_the_terminal_back_meanwhile() {
 #[test]
 fn a_terminal_that_nobody_reads_does_not_hold_up_the_end() {
     let runtime = Runtime::new();
-    let mut session = Session::start(&runtime, "echo");
+    let mut session = start(&runtime, "echo");
     // The echo fills the terminal's buffer.
     for _ in 0..64 {
         session.type_in(&[b'x'; 512]);
@@ -481,7 +404,7 @@ fn pipes_are_a_console_too_and_their_end_is_not_the_machines() {
 #[test]
 fn commands_speak_to_a_running_machine() {
     let runtime = Runtime::new();
-    let mut session = Session::start(&runtime, "slow");
+    let mut session = start(&runtime, "slow");
     let (code, table, _) = runtime.drystone(&["ls"]);
     let pid = session.child.id();
     assert_eq!(code, 0);
@@ -517,7 +440,7 @@ fn a_graceful_stop_says_what_came_of_it_and_followers_hear_the_last_word() {
         ("10ms", "echo: the guest did not shut down in time, and was forced\n"),
     ] {
         let runtime = Runtime::new();
-        let session = Session::start(&runtime, "echo");
+        let session = start(&runtime, "echo");
         let mut events = Command::new(env!("CARGO_BIN_EXE_drystone"));
         let events = events.args(["events", "--follow"]).env("DRYSTONE_RUNTIME_DIR", runtime.0.path());
         let mut events = events.stdout(Stdio::piped()).spawn().unwrap();
