@@ -79,6 +79,20 @@ impl Asm {
         let relative = target as i32 - (self.here() as i32 + 6);
         self.with_imm(&[0x0f, 0x85], &relative.to_le_bytes())
     }
+    /// JNZ to where [`land`](Self::land) will say, and what that needs to know.
+    #[must_use]
+    pub fn jnz_forward(self) -> (Self, usize) {
+        let code = self.with_imm(&[0x0f, 0x85], &[0; 4]);
+        let hole = code.here();
+        (code, hole)
+    }
+    /// The jump of `hole` leads here.
+    #[must_use]
+    pub fn land(mut self, hole: usize) -> Self {
+        let relative = (self.here() - hole) as i32;
+        self.0[hole - 4..hole].copy_from_slice(&relative.to_le_bytes());
+        self
+    }
     /// ADD RDI, imm32
     #[must_use]
     pub fn add_rdi(self, value: u32) -> Self {
@@ -141,6 +155,12 @@ impl Asm {
         push_rax = [0x50];
         /// POP RAX
         pop_rax = [0x58];
+        /// PUSH RDI
+        push_rdi = [0x57];
+        /// POP RDI
+        pop_rdi = [0x5f];
+        /// INC QWORD \[RDI\]
+        inc_at_rdi = [0x48, 0xff, 0x07];
         /// MOV EAX, EBX
         mov_eax_ebx = [0x89, 0xd8];
         /// INC EBX

@@ -10,6 +10,7 @@ mod exits;
 mod kicks;
 mod memory;
 mod messages;
+mod moves;
 mod msrs;
 mod smp;
 mod state;
@@ -20,6 +21,7 @@ pub use exits::*;
 pub use kicks::*;
 pub use memory::*;
 pub use messages::*;
+pub use moves::*;
 pub use msrs::*;
 pub use smp::*;
 pub use state::*;
@@ -80,7 +82,7 @@ macro_rules! conformance_tests {
             an_acknowledged_pin_exits split_controllers_leave_the_others_registers
             msrs_are_the_hypervisors msrs_that_are_handed_over_are_the_vmms msrs_that_are_refused_fault
             unknown_msrs_can_be_handed_over
-            two_vcpus_run_at_once a_number_is_used_once
+            running_smp_guests_move_between_vms two_vcpus_run_at_once a_number_is_used_once
         }
     };
     ($backend:path: $($suite:ident)*) => {

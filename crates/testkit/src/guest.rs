@@ -8,10 +8,12 @@ use std::sync::Arc;
 mod memory;
 mod messages;
 mod msrs;
+mod ring;
 
 pub use memory::{scribbles, touches_pages};
 pub use messages::{FIRST_VECTOR, messages};
 pub use msrs::{FAULT_PORT, MsrOp, VALUE_PORT, msrs};
+pub use ring::{Progress, STOP, passes_messages, result_of};
 
 type FakeGuest = Arc<dyn Fn(&mut GuestCpu) + Send + Sync>;
 

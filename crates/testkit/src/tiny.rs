@@ -11,7 +11,8 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 pub const RAM: u64 = 1 << 20;
 
 const GDT: u64 = 0x500;
-const IDT: u64 = 0x1000;
+/// Interrupt descriptor tables, one a vCPU.
+const IDTS: u64 = 0x8000;
 const PAGE_TABLES: u64 = 0x2000;
 /// Code of vCPU 0; each further one has 64 KiB of its own, with the stack at the end.
 const CODE: u64 = 0x1_0000;
@@ -88,13 +89,13 @@ impl TinyVm {
         for (addr, bytes) in &guest.data {
             self.write(*addr, bytes);
         }
-        let mut idt_limit = 0;
+        let mut idt = DescriptorTable { base: IDTS + u64::from(id) * 0x1000, limit: 0 };
         for &(vector, offset) in guest.interrupts.iter().flat_map(|i| &i.handlers) {
-            self.write(IDT + u64::from(vector) * 16, &interrupt_gate(base + offset as u64));
-            idt_limit = 0xfff;
+            self.write(idt.base + u64::from(vector) * 16, &interrupt_gate(base + offset as u64));
+            idt.limit = 0xfff;
         }
         let vcpu = self.vcpus[id as usize].as_mut();
-        let sregs = long_mode(vcpu.sregs().unwrap(), idt_limit);
+        let sregs = long_mode(vcpu.sregs().unwrap(), idt);
         vcpu.set_sregs(&sregs).unwrap();
         let rsp = base + CODE_SIZE;
         vcpu.set_regs(&Regs { rip: base, rsp, rflags: 2, ..guest.regs }).unwrap();
@@ -175,7 +176,7 @@ fn interrupt_gate(handler: u64) -> [u8; 16] {
     (u128::from(first) | u128::from(handler >> 32) << 64).to_le_bytes()
 }
 
-fn long_mode(sregs: Sregs, idt_limit: u16) -> Sregs {
+fn long_mode(sregs: Sregs, idt: DescriptorTable) -> Sregs {
     let flat = Segment { limit: u32::MAX, present: true, s: true, g: true, ..Segment::default() };
     let code = Segment { selector: CODE_SELECTOR, kind: 11, l: true, ..flat };
     let data = Segment { selector: DATA_SELECTOR, kind: 3, db: true, ..flat };
@@ -187,7 +188,7 @@ fn long_mode(sregs: Sregs, idt_limit: u16) -> Sregs {
         gs: data,
         ss: data,
         gdt: DescriptorTable { base: GDT, limit: 0x17 },
-        idt: DescriptorTable { base: IDT, limit: idt_limit },
+        idt,
         cr0: 0x8000_0031, // paging, numeric error, extension type, protection
         cr3: PAGE_TABLES,
         cr4: 0x620,  // SSE exceptions, FXSAVE, physical address extension

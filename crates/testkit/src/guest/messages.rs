@@ -4,8 +4,8 @@ use crate::{Asm, Guest};
 /// The lowest of the four vectors that [`messages`] takes.
 pub const FIRST_VECTOR: u8 = 0x50;
 /// A local APIC's registers (Intel SDM volume 3, table 11-1).
-const SPURIOUS_VECTOR: u64 = 0xfee0_00f0;
-const END_OF_INTERRUPT: u64 = 0xfee0_00b0;
+pub(super) const SPURIOUS_VECTOR: u64 = 0xfee0_00f0;
+pub(super) const END_OF_INTERRUPT: u64 = 0xfee0_00b0;
 const NMI: u8 = 2;
 
 /// Takes interrupt messages of the vectors [`FIRST_VECTOR`] to `FIRST_VECTOR + 3`, and NMIs, and writes the vector of each

@@ -1,7 +1,7 @@
 use super::GuestCpu;
-use crate::Exit;
 use crate::fake::Op;
 use crate::fake::rendezvous::Yield;
+use crate::{Exit, Msi};
 
 impl GuestCpu {
     /// Takes the pending interrupt line of the lowest number.
@@ -38,6 +38,14 @@ impl GuestCpu {
             }
             self.halt();
         }
+    }
+
+    /// Sends an interrupt message to a vCPU, as a local APIC's command register does. No kick comes between this and the
+    /// next operation.
+    pub fn send_message(&mut self, message: Msi) {
+        self.before_taking();
+        self.vm.irqs.iter().for_each(|irqs| irqs.send(message));
+        self.vm.wake_all();
     }
 
     /// Acknowledges a message that was taken: an exit, if it is level-triggered and of an I/O APIC that is the VMM's.
