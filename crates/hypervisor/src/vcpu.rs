@@ -136,10 +136,15 @@ pub trait Vcpu: Send {
     /// # Errors
     /// [`Error`] when a part cannot be read.
     fn save(&self) -> Result<Blob, Error>;
+    /// What this host cannot save of the vCPU, by the names that its documentation uses: for a report. A state lists it
+    /// too.
+    fn unsaved(&self) -> Vec<String>;
     /// Takes over a state that [`save`](Self::save) gave, on this vCPU (a reset to its state at creation) or on a
-    /// fresh one of a VM with the same configuration.
+    /// fresh one of a VM with the same configuration. The VM's own state is restored first, and then the state of all of
+    /// its vCPUs.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a foreign or broken state, [`Error::Call`] when the host refuses a part.
+    /// [`Error::Invalid`] for a foreign or broken state or one that this host has no place for, naming the part;
+    /// [`Error::Call`] when the host refuses a part.
     fn restore(&mut self, state: &Blob) -> Result<(), Error>;
 }

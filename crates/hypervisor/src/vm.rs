@@ -140,7 +140,9 @@ pub trait Vm: Send + Sync {
     /// # Errors
     /// [`Error`] when a part cannot be read.
     fn save(&self) -> Result<Blob, Error>;
-    /// Takes over a state that [`save`](Self::save) gave, on this VM or on a fresh one with the same configuration.
+    /// Takes over a state that [`save`](Self::save) gave, on this VM or on a fresh one with the same configuration. Comes
+    /// before the restore of its vCPUs. The guest's clocks go on as if they had run since the save, by the host's wall
+    /// clock.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a foreign or broken state, [`Error::Call`] when the host refuses a part.

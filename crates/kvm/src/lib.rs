@@ -8,6 +8,7 @@
 //! does nothing. A program that embeds this crate must leave that signal alone.
 #![doc = include_str!("../README.md")]
 
+mod clock;
 mod convert;
 mod disassemble;
 mod error;

@@ -3,6 +3,8 @@ mod kick;
 mod msrs;
 mod run;
 mod state;
+mod tsc;
+mod xsave;
 
 pub(crate) use kick::install_kick_handler;
 
@@ -26,6 +28,8 @@ pub(crate) struct KvmVcpu {
     thread: Option<(ThreadId, libc::pid_t)>,
     /// A kick's signal that may come late.
     stale_signal: bool,
+    /// The guest's time stamp counter has another rate than the host's.
+    tsc_is_scaled: bool,
     /// The MSRs that could be read when it was last saved; the others are not asked for again.
     readable_msrs: Mutex<Option<Vec<u32>>>,
     /// Last: KVM's VM goes after its vCPUs.
@@ -47,7 +51,17 @@ impl KvmVcpu {
         let page = Arc::new(page);
         let latch = Arc::new(Latch::new(page.clone()));
         let readable_msrs = Mutex::default();
-        Ok(Self { id, fd, page, latch, thread: None, stale_signal: false, readable_msrs, vm })
+        Ok(Self {
+            id,
+            fd,
+            page,
+            latch,
+            thread: None,
+            stale_signal: false,
+            tsc_is_scaled: false,
+            readable_msrs,
+            vm,
+        })
     }
 
     fn attempt(&self, what: &str) -> String {
@@ -147,6 +161,10 @@ impl Vcpu for KvmVcpu {
 
     fn save(&self) -> Result<Blob, Error> {
         state::save(self)
+    }
+
+    fn unsaved(&self) -> Vec<String> {
+        state::missing(self)
     }
 
     fn restore(&mut self, state: &Blob) -> Result<(), Error> {

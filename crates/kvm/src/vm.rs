@@ -6,6 +6,7 @@ mod routes;
 mod slots;
 mod state;
 
+use crate::clock::Passage;
 use crate::error::{call, invalid};
 use crate::vcpu::KvmVcpu;
 use drystone_hypervisor::{
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) rings: Option<Rings>,
     pub(crate) config: VmConfig,
     routes: Routes,
+    /// The time that went by before the state that was restored last; vCPUs' counters need it.
+    pub(crate) passage: Mutex<Option<Passage>>,
     /// The MSRs that this host's KVM can save.
     pub(crate) msr_list: Vec<u32>,
     /// Size in bytes of the XSAVE area (KVM_CAP_XSAVE2); `None` on a KVM that only knows the classic 4096 bytes.
@@ -109,11 +112,11 @@ impl Vm for KvmVm {
     }
 
     fn save(&self) -> Result<Blob, Error> {
-        state::save(&self.shared.fd, &self.shared.config)
+        state::save(&self.shared)
     }
 
     fn restore(&self, blob: &Blob) -> Result<(), Error> {
-        state::restore(&self.shared.fd, &self.shared.config, blob)
+        state::restore(&self.shared, blob)
     }
 }
 

@@ -245,6 +245,42 @@ fn the_state_is_more_than_registers() {
     }
 }
 
+/// A VM's clocks go on over a save and a restore, and all counters agree: what one vCPU reads after another is never less.
+#[test]
+fn time_goes_on_in_a_fresh_vm() {
+    let Some(backend) = kvm() else { return };
+    // rdtsc; out 4 of eax, then of edx, which takes a detour over ebx.
+    let code =
+        Asm::new().raw(&[0x0f, 0x31, 0x89, 0xd3]).mov_edx(0x10).output(4).mov_eax_ebx().output(4).jmp(0);
+    let guests = [Guest::machine_code(code.clone()), Guest::machine_code(code)];
+    let read = |vcpu: &mut dyn Vcpu| {
+        let mut io = IoLog::new();
+        while io.written(0x10).len() < 8 {
+            assert_eq!(vcpu.run(&mut io).unwrap(), Exit::Io);
+        }
+        u64::from_le_bytes(io.written(0x10).try_into().unwrap())
+    };
+    let mut tiny = TinyVm::with_guests(&backend, VmConfig::bare(), &guests);
+    let mut last = 0;
+    for _ in 0..4 {
+        for vcpu in &mut tiny.vcpus {
+            let tsc = read(vcpu.as_mut());
+            assert!(tsc > last, "the counter went back: {last} then {tsc}");
+            last = tsc;
+            settle(vcpu.as_mut());
+        }
+        let (vm, vcpus) = (tiny.vm.save().unwrap(), tiny.vcpus.iter().map(|v| v.save().unwrap()));
+        let vcpus: Vec<_> = vcpus.collect();
+        tiny = TinyVm::with_guests(&backend, VmConfig::bare(), &guests);
+        tiny.vm.restore(&vm).unwrap();
+        for (vcpu, state) in tiny.vcpus.iter_mut().zip(&vcpus) {
+            vcpu.restore(state).unwrap();
+        }
+    }
+    let missing = tiny.vcpu().unsaved();
+    assert!(missing.iter().any(|part| part.contains("KVM_CAP_NESTED_STATE")), "{missing:?}");
+}
+
 /// A reset clears what the guest did to the interrupt controllers: the next run sets them up again and works.
 #[test]
 fn a_reset_reaches_the_interrupt_controllers() {

@@ -270,6 +270,10 @@ impl Vcpu for FakeVcpu {
         Blob::encode(&saved).map_err(|e| self.invalid("save", e.to_string()))
     }
 
+    fn unsaved(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     fn restore(&mut self, blob: &Blob) -> Result<(), Error> {
         let saved: FakeVcpuState = blob.decode().map_err(|e| self.invalid("restore", e.to_string()))?;
         let msrs: BTreeMap<u32, u64> = saved.msrs.iter().map(|m| (m.index, m.value)).collect();

@@ -1,19 +1,16 @@
-use super::{KvmVcpu, msrs};
+use super::tsc::{self, SavedTsc};
+use super::{KvmVcpu, msrs, xsave};
 use crate::error::{call, invalid};
 use crate::vm::{TSC_DEADLINE, lock};
 use drystone_hypervisor::{Error, Msr};
 use drystone_state::{Blob, Schema};
 use kvm_bindings::{
-    Xsave, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
-    kvm_xsave,
+    KVM_CAP_DEBUGREGS, KVM_CAP_GET_TSC_KHZ, KVM_CAP_NESTED_STATE, KVM_CAP_VCPU_EVENTS, KVM_CAP_XCRS,
+    KVM_CAP_XSAVE2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events,
+    kvm_xcrs,
 };
 use kvm_ioctls::Cap;
 use serde::{Deserialize, Serialize};
-
-/// Words of the classic XSAVE area.
-const XSAVE_WORDS: usize = 1024;
-/// By how many parts in a million two time stamp counters may differ to count as alike, as in KVM itself.
-const TSC_TOLERANCE_PPM: u64 = 250;
 
 /// One vCPU, in KVM's own layouts, which the kernel keeps stable.
 #[derive(Serialize, Deserialize)]
@@ -22,15 +19,24 @@ struct KvmVcpuState {
     mp_state: kvm_mp_state,
     regs: kvm_regs,
     sregs: kvm_sregs,
-    /// The XSAVE area in words of 32 bits, as large as the host's KVM wants it.
+    /// The XSAVE area in words of 32 bits, as large as the host's KVM gives it.
     xsave: Vec<u32>,
     xcrs: Option<kvm_xcrs>,
-    debug_regs: kvm_debugregs,
+    debug_regs: Option<kvm_debugregs>,
     lapic: Option<kvm_lapic_state>,
     msrs: Vec<Msr>,
-    events: kvm_vcpu_events,
-    /// Rate of the guest's time stamp counter.
-    tsc_khz: Option<u32>,
+    events: Option<kvm_vcpu_events>,
+    tsc: SavedTsc,
+    /// What this state lacks: MSRs of the host's list that could not be read, and what the host's KVM cannot give.
+    missing: Missing,
+}
+
+/// Names what a saved state lacks, so that nothing is left out in silence.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Missing {
+    msrs: Vec<u32>,
+    parts: Vec<String>,
 }
 
 impl Schema for KvmVcpuState {
@@ -46,24 +52,57 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<Blob, Error> {
     let mp_state = fd.get_mp_state().map_err(failed("the MP state"))?;
     let regs = fd.get_regs().map_err(failed("the registers"))?;
     let sregs = fd.get_sregs().map_err(failed("the control registers"))?;
-    let xsave = read_xsave(vcpu)?;
-    let xcrs = vm.fd.check_extension(Cap::Xcrs).then(|| fd.get_xcrs().map_err(failed("XCR0")));
-    let debug_regs = fd.get_debug_regs().map_err(failed("the debug registers"))?;
+    let xsave = xsave::read(vcpu)?;
+    let has = |cap| vm.fd.check_extension(cap);
+    let xcrs = has(Cap::Xcrs).then(|| fd.get_xcrs().map_err(failed("XCR0")));
+    let debug_regs = has(Cap::Debugregs).then(|| fd.get_debug_regs().map_err(failed("the debug registers")));
     let lapic = vm.config.has_interrupts().then(|| fd.get_lapic().map_err(failed("the local APIC")));
-    let tsc_khz = vm.fd.check_extension(Cap::GetTscKhz).then(|| fd.get_tsc_khz().ok()).flatten();
+    let events = has(Cap::VcpuEvents).then(|| fd.get_vcpu_events().map_err(failed("pending events")));
+    let msrs = read_msrs(vcpu)?;
+    let unread = vm.msr_list.iter().filter(|index| !msrs.iter().any(|m| m.index == **index));
+    let missing = Missing { msrs: unread.copied().collect(), parts: missing(vcpu) };
     let state = KvmVcpuState {
         mp_state,
         regs,
         sregs,
         xsave,
         xcrs: xcrs.transpose()?,
-        debug_regs,
+        debug_regs: debug_regs.transpose()?,
         lapic: lapic.transpose()?,
-        msrs: read_msrs(vcpu)?,
-        events: fd.get_vcpu_events().map_err(failed("pending events"))?,
-        tsc_khz,
+        msrs,
+        events: events.transpose()?,
+        tsc: tsc::save(vcpu)?,
+        missing,
     };
     Blob::encode(&state).map_err(|e| invalid(format!("save vCPU {}", vcpu.id), e.to_string()))
+}
+
+/// What the host cannot save of a vCPU.
+pub(super) fn missing(vcpu: &KvmVcpu) -> Vec<String> {
+    missing_parts(|cap| vcpu.vm.fd.check_extension_raw(cap.into()) > 0, tsc::has_offset(vcpu))
+}
+
+/// What a KVM with the capabilities of `has` cannot save of a vCPU, by the names in its document.
+fn missing_parts(has: impl Fn(u32) -> bool, has_tsc_offset: bool) -> Vec<String> {
+    let parts = [
+        (KVM_CAP_XSAVE2, "vector registers beyond 4 KiB (KVM_CAP_XSAVE2)"),
+        (KVM_CAP_XCRS, "XCR0 (KVM_CAP_XCRS)"),
+        (KVM_CAP_DEBUGREGS, "debug registers (KVM_CAP_DEBUGREGS)"),
+        (KVM_CAP_VCPU_EVENTS, "exceptions and interrupts on their way in (KVM_CAP_VCPU_EVENTS)"),
+        (KVM_CAP_GET_TSC_KHZ, "the rate of the time stamp counter (KVM_CAP_GET_TSC_KHZ)"),
+        (KVM_CAP_NESTED_STATE, "nested virtualisation (KVM_CAP_NESTED_STATE)"),
+    ];
+    let mut missing: Vec<String> = Vec::new();
+    for (cap, name) in parts {
+        // This crate never saves nested state, also where the host could.
+        if !has(cap) || cap == KVM_CAP_NESTED_STATE {
+            missing.push(name.into());
+        }
+    }
+    if !has_tsc_offset {
+        missing.push("the exact offset of the time stamp counter (KVM_VCPU_TSC_OFFSET)".into());
+    }
+    missing
 }
 
 /// All of the host's list but those that this vCPU turned out not to have.
@@ -72,45 +111,6 @@ fn read_msrs(vcpu: &KvmVcpu) -> Result<Vec<Msr>, Error> {
     let read = msrs::read_available(vcpu, readable.as_ref().unwrap_or(&vcpu.vm.msr_list))?;
     *readable = Some(read.iter().map(|m| m.index).collect());
     Ok(read)
-}
-
-/// How many words the XSAVE area has beyond the classic ones.
-fn extra_words(vcpu: &KvmVcpu) -> usize {
-    let size = vcpu.vm.xsave_size.unwrap_or_default();
-    size.saturating_sub(size_of::<kvm_xsave>()).div_ceil(4)
-}
-
-fn new_xsave(vcpu: &KvmVcpu) -> Result<Xsave, Error> {
-    Xsave::new(extra_words(vcpu))
-        .map_err(|e| invalid(vcpu.attempt("allocate the XSAVE area"), format!("{e:?}")))
-}
-
-fn read_xsave(vcpu: &KvmVcpu) -> Result<Vec<u32>, Error> {
-    let failed = || vcpu.attempt("read the XSAVE area");
-    if vcpu.vm.xsave_size.is_none() {
-        return Ok(vcpu.fd.get_xsave().map_err(call(failed))?.region.to_vec());
-    }
-    let mut area = new_xsave(vcpu)?;
-    // SAFETY: the area is as large as KVM_CAP_XSAVE2 says that KVM fills it.
-    unsafe { vcpu.fd.get_xsave2(&mut area) }.map_err(call(failed))?;
-    let classic = area.as_fam_struct_ref().xsave.region;
-    Ok([classic.as_slice(), area.as_slice()].concat())
-}
-
-fn write_xsave(vcpu: &KvmVcpu, words: &[u32]) -> Result<(), Error> {
-    let mut area = new_xsave(vcpu)?;
-    let (classic, extra) = words.split_at_checked(XSAVE_WORDS).unwrap_or_default();
-    if classic.is_empty() || extra.len() != area.as_slice().len() {
-        let why =
-            format!("{} words, and this host's has {}", words.len(), XSAVE_WORDS + area.as_slice().len());
-        return Err(invalid(vcpu.attempt("set the XSAVE area"), why));
-    }
-    area.as_mut_slice().copy_from_slice(extra);
-    // SAFETY: the length, which this reference could change, is left alone.
-    unsafe { area.as_mut_fam_struct() }.xsave.region.copy_from_slice(classic);
-    // SAFETY: the area is as large as KVM_CAP_XSAVE2 says that KVM reads it, or, on older hosts, the classic 4 KiB.
-    // KVM checks its content.
-    unsafe { vcpu.fd.set_xsave2(&area) }.map_err(call(|| vcpu.attempt("set the XSAVE area")))
 }
 
 /// The order matters:
@@ -128,38 +128,62 @@ pub(super) fn restore(vcpu: &mut KvmVcpu, blob: &Blob) -> Result<(), Error> {
     if let Some(msr) = state.msrs.iter().find(|m| !vcpu.vm.msr_list.contains(&m.index)) {
         return Err(refuse(format!("this host's KVM has no MSR {:#x}", msr.index)));
     }
+    check(&state, &vcpu.vm.fd).map_err(refuse)?;
+    tsc::restore_rate(vcpu, &state.tsc)?;
     let failed = |what: &'static str| call(move || format!("set {what} of vCPU {id}"));
     let fd = &vcpu.fd;
     fd.get_mp_state().map_err(failed("the MP state"))?;
-    restore_tsc_rate(vcpu, state.tsc_khz)?;
     fd.set_mp_state(state.mp_state).map_err(failed("the MP state"))?;
     fd.set_regs(&state.regs).map_err(failed("the registers"))?;
     fd.set_sregs(&state.sregs).map_err(failed("the control registers"))?;
-    write_xsave(vcpu, &state.xsave)?;
+    xsave::write(vcpu, &state.xsave)?;
     if let Some(xcrs) = &state.xcrs {
         fd.set_xcrs(xcrs).map_err(failed("XCR0"))?;
     }
-    fd.set_debug_regs(&state.debug_regs).map_err(failed("the debug registers"))?;
+    if let Some(debug_regs) = &state.debug_regs {
+        fd.set_debug_regs(debug_regs).map_err(failed("the debug registers"))?;
+    }
     if let Some(lapic) = &state.lapic {
         fd.set_lapic(lapic).map_err(failed("the local APIC"))?;
     }
-    let (last, first): (Vec<_>, Vec<_>) = state.msrs.iter().partition(|m| m.index == TSC_DEADLINE);
-    msrs::restore(vcpu, &first)?;
-    msrs::restore(vcpu, &last)?;
-    fd.set_vcpu_events(&state.events).map_err(failed("pending events"))?;
+    let (timers, others): (Vec<_>, Vec<_>) =
+        state.msrs.iter().partition(|m| [tsc::TSC, TSC_DEADLINE].contains(&m.index));
+    msrs::restore(vcpu, &others)?;
+    tsc::restore(vcpu, &state.tsc, timers.iter().find(|m| m.index == tsc::TSC).map(|m| m.value))?;
+    let deadline: Vec<_> = timers.into_iter().filter(|m| m.index == TSC_DEADLINE).collect();
+    msrs::restore(vcpu, &deadline)?;
+    if let Some(events) = &state.events {
+        fd.set_vcpu_events(events).map_err(failed("pending events"))?;
+    }
     vcpu.sync_cr8(state.sregs.cr8);
     Ok(())
 }
 
-fn restore_tsc_rate(vcpu: &KvmVcpu, khz: Option<u32>) -> Result<(), Error> {
-    let (Some(wanted), Ok(own)) = (khz, vcpu.fd.get_tsc_khz()) else { return Ok(()) };
-    let apart = u64::from(wanted.abs_diff(own)) * 1_000_000;
-    if apart <= u64::from(own) * TSC_TOLERANCE_PPM {
-        return Ok(());
+/// What no save on a host like this one can have given, or what this host has no place for.
+fn check(state: &KvmVcpuState, vm: &kvm_ioctls::VmFd) -> Result<(), String> {
+    let mut seen = std::collections::BTreeSet::new();
+    if let Some(twice) = state.msrs.iter().find(|m| !seen.insert(m.index)) {
+        return Err(format!("it has MSR {:#x} twice", twice.index));
     }
-    let attempt = || vcpu.attempt(&format!("set the TSC rate of {wanted} kHz"));
-    if !vcpu.vm.fd.check_extension(Cap::TscControl) {
-        return Err(invalid(attempt(), format!("this host's TSC runs at {own} kHz, and cannot be scaled")));
+    let parts = [
+        (state.xcrs.is_some(), Cap::Xcrs, "XCR0 (KVM_CAP_XCRS)"),
+        (state.debug_regs.is_some(), Cap::Debugregs, "debug registers (KVM_CAP_DEBUGREGS)"),
+        (state.events.is_some(), Cap::VcpuEvents, "pending events (KVM_CAP_VCPU_EVENTS)"),
+    ];
+    let lacking = parts.iter().find(|&&(saved, cap, _)| saved && !vm.check_extension(cap));
+    lacking.map_or(Ok(()), |(_, _, name)| Err(format!("this host's KVM has no {name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_host_lacks_is_named() {
+        let all = missing_parts(|_| false, false);
+        assert_eq!(all.len(), 7);
+        let one = missing_parts(|cap| cap != KVM_CAP_XCRS, true);
+        assert_eq!(one.len(), 2, "nested virtualisation is never saved");
+        assert!(one[0].contains("KVM_CAP_XCRS") && one[1].contains("KVM_CAP_NESTED_STATE"));
     }
-    vcpu.fd.set_tsc_khz(wanted).map_err(call(attempt))
 }

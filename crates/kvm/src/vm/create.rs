@@ -4,6 +4,7 @@ use drystone_hypervisor::{Error, InterruptControllers, VmConfig};
 use drystone_memory::Layout;
 use kvm_bindings::{KVM_CAP_HALT_POLL, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
 use kvm_ioctls::{Cap, VmFd};
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// Inputs of an I/O APIC: this many interrupt numbers are kept free for one in the VMM.
@@ -47,6 +48,7 @@ pub(super) fn create(kvm: &kvm_ioctls::Kvm, config: &VmConfig) -> Result<Shared,
         rings,
         slots: Slots::new(kvm.get_nr_memslots()),
         config: config.clone(),
+        passage: Mutex::default(),
         msr_list,
     })
 }

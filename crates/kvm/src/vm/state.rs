@@ -1,7 +1,9 @@
+use super::{Shared, lock};
+use crate::clock::{Moment, Passage, boot_id};
 use crate::error::{call, invalid};
 use drystone_hypervisor::{Error, InterruptControllers, VmConfig};
 use drystone_state::{Blob, Schema};
-use kvm_bindings::{kvm_clock_data, kvm_irqchip, kvm_pit_state2};
+use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data, kvm_irqchip, kvm_pit_state2};
 use kvm_ioctls::VmFd;
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +17,11 @@ struct KvmVmState {
     /// In the order of [`CHIPS`], or none at all.
     irqchips: Vec<kvm_irqchip>,
     pit: Option<kvm_pit_state2>,
-    /// The guest's paravirtual clock in nanoseconds. It stands still while the VM is saved.
+    /// The guest's paravirtual clock in nanoseconds at `moment`.
     clock: u64,
+    moment: Moment,
+    /// The boot of the host within which `moment` is.
+    boot: String,
 }
 
 impl Schema for KvmVmState {
@@ -29,7 +34,8 @@ fn chips(config: &VmConfig) -> &'static [u32] {
     if config.interrupts == InterruptControllers::Full { &CHIPS } else { &[] }
 }
 
-pub(super) fn save(fd: &VmFd, config: &VmConfig) -> Result<Blob, Error> {
+pub(super) fn save(vm: &Shared) -> Result<Blob, Error> {
+    let (fd, config) = (&vm.fd, &vm.config);
     let mut irqchips = Vec::new();
     for &chip_id in chips(config) {
         let mut chip = kvm_irqchip { chip_id, ..Default::default() };
@@ -37,11 +43,24 @@ pub(super) fn save(fd: &VmFd, config: &VmConfig) -> Result<Blob, Error> {
         irqchips.push(chip);
     }
     let pit = config.pit.then(|| fd.get_pit2().map_err(call(|| "read the timer"))).transpose()?;
-    let clock = fd.get_clock().map_err(call(|| "read the guest's clock"))?.clock;
-    Blob::encode(&KvmVmState { irqchips, pit, clock }).map_err(|e| invalid("save the VM", e.to_string()))
+    let (clock, moment) = read_clock(fd)?;
+    let state = KvmVmState { irqchips, pit, clock, moment, boot: boot_id() };
+    Blob::encode(&state).map_err(|e| invalid("save the VM", e.to_string()))
 }
 
-pub(super) fn restore(fd: &VmFd, config: &VmConfig, blob: &Blob) -> Result<(), Error> {
+/// The guest's clock and the host's time at one moment. KVM gives them together if all time stamp counters agree;
+/// otherwise the readings are microseconds apart.
+fn read_clock(fd: &VmFd) -> Result<(u64, Moment), Error> {
+    let read = fd.get_clock().map_err(call(|| "read the guest's clock"))?;
+    let together = KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC;
+    if read.flags & together == together {
+        return Ok((read.clock, Moment { realtime: read.realtime, host_tsc: read.host_tsc }));
+    }
+    Ok((read.clock, Moment::now()))
+}
+
+pub(super) fn restore(vm: &Shared, blob: &Blob) -> Result<(), Error> {
+    let (fd, config) = (&vm.fd, &vm.config);
     let refuse = |why: String| invalid("restore the VM", why);
     let state: KvmVmState = blob.decode().map_err(|e| refuse(e.to_string()))?;
     let saved: Vec<u32> = state.irqchips.iter().map(|c| c.chip_id).collect();
@@ -54,7 +73,12 @@ pub(super) fn restore(fd: &VmFd, config: &VmConfig, blob: &Blob) -> Result<(), E
     if let Some(pit) = &state.pit {
         fd.set_pit2(pit).map_err(call(|| "set the timer"))?;
     }
-    // Flags describe what was read; none is accepted here, and the host's own time is not in it.
-    let clock = kvm_clock_data { clock: state.clock, ..Default::default() };
-    fd.set_clock(&clock).map_err(call(|| "set the guest's clock"))
+    let boot = boot_id();
+    let same_boot = !boot.is_empty() && boot == state.boot;
+    let passage = Passage { from: state.moment, to: Moment::now(), same_boot };
+    // The time that went by is added here and not by KVM, which does it only since 5.16.
+    let clock = kvm_clock_data { clock: state.clock.saturating_add(passage.elapsed()), ..Default::default() };
+    fd.set_clock(&clock).map_err(call(|| "set the guest's clock"))?;
+    *lock(&vm.passage) = Some(passage);
+    Ok(())
 }

@@ -8,6 +8,7 @@ pub mod images;
 mod input;
 mod limit;
 mod loader;
+mod saved_state;
 mod serial;
 
 pub use boot_params::boot_params;
@@ -15,6 +16,7 @@ pub use i8042::i8042;
 pub use input::Input;
 pub use limit::limit;
 pub use loader::loader;
+pub use saved_state::{saved_state, saved_state_on};
 pub use serial::serial;
 
 use std::path::Path;
