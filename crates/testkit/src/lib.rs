@@ -10,6 +10,7 @@ pub mod fuzz;
 pub mod guest;
 pub mod hosts;
 mod io;
+pub mod pci;
 mod tiny;
 pub mod virtio;
 

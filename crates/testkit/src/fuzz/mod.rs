@@ -8,6 +8,7 @@ pub mod images;
 mod input;
 mod limit;
 mod loader;
+mod pci;
 mod saved_state;
 mod serial;
 
@@ -16,6 +17,7 @@ pub use i8042::i8042;
 pub use input::Input;
 pub use limit::limit;
 pub use loader::loader;
+pub use pci::pci;
 pub use saved_state::{saved_state, saved_state_on};
 pub use serial::serial;
 
