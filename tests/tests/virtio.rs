@@ -35,12 +35,12 @@ check() { [ "$2" = "$3" ] && echo "report $1 ok" || echo "report $1 '$2' and not
 case $test in
 use)
     check serial "$(cat /sys/block/vda/serial)" ROOT-1
-    check size "$(cat /sys/block/vdb/size)" 2048
+    check size "$(cat /sys/block/vdb/size)" 128
     check readonly "$(cat /sys/block/vdc/ro)" 1
     check refused "$(echo x | dd of=/dev/vdc 2>/dev/null; echo $?)" 1
     check content "$(md5sum < /dev/vdc)" "$(cat /vdc.md5)"
     check queues "$(ls /sys/block/vda/mq | wc -l)" "$(grep -c ^processor /proc/cpuinfo)"
-    dd if=/dev/urandom of=/data bs=64k count=64 2>/dev/null; sync
+    dd if=/dev/urandom of=/data bs=64k count=16 2>/dev/null; sync
     sum=$(md5sum < /data); echo "$sum" > /data.md5; echo 3 > /proc/sys/vm/drop_caches
     check data "$(md5sum < /data)" "$sum"
     check hwrng "$(dd if=/dev/hwrng bs=64 count=8 2>/dev/null | wc -c)" 512
@@ -59,8 +59,8 @@ use)
     end;;
 flush)
     i=0; while :; do
-        i=$((i+1)); echo $i > /file; fsync /file 2>/dev/null || sync
-        printf '%08d' $i | dd of=/dev/vdb bs=512 seek=$((i % 2048)) conv=notrunc,fsync 2>/dev/null && echo "flushed $i"
+        i=$((i+1)); echo $i | dd of=/file conv=fsync 2>/dev/null
+        printf '%08d' $i | dd of=/dev/vdb bs=512 seek=$((i % 128)) conv=notrunc,fsync 2>/dev/null && echo "flushed $i"
     done;;
 look) echo "report file $(cat /file)"; end;;
 esac
@@ -84,7 +84,7 @@ impl Disks {
         let readonly: Vec<u8> = (0..65536u32).map(|i| (i * 13 + i / 512) as u8).collect();
         std::fs::write(disks.path("vdc.img"), &readonly).unwrap();
         std::fs::write(root.join("vdc.md5"), md5(bench, &disks.path("vdc.img"))).unwrap();
-        File::create(disks.path("vdb.img")).unwrap().set_len(1 << 20).unwrap();
+        File::create(disks.path("vdb.img")).unwrap().set_len(64 << 10).unwrap();
         let image = disks.path("root.img");
         File::create(&image).unwrap().set_len(24 << 20).unwrap();
         let made =
@@ -178,4 +178,31 @@ fn debian_6_12_runs_from_a_disk_on_one_and_four_cpus() {
 #[test]
 fn debian_6_1_runs_from_a_disk() {
     use_disks(Version::V6_1, &[1]);
+}
+
+/// What the guest was told is on the disk is there, although the machine was killed.
+#[test]
+fn nothing_that_was_flushed_is_lost_when_the_machine_is_killed() {
+    let (bench, out) = (Bench::new(), TempDir::new().unwrap());
+    let disks = Disks::new(&bench);
+    let script = r#"
+run() { drystone run --kernel vmlinux --initrd guest.cpio --memory 256M --disk root.img --disk vdb.img "$@" < /dev/null; }
+run --console file:out --cmdline 'quiet test=flush' & pid=$!
+n=0; until [ "$(grep -c ^flushed out)" -ge 20 ] || [ $n = 1200 ]; do usleep 100000; n=$((n+1)); done
+kill -9 $(pidof drystone); wait $pid; echo "report killed $?"
+last=$(grep ^flushed out | tail -n 1 | tr -dc 0-9); echo "report flushed $last"
+i=1; while [ $i -le $last ]; do
+    [ "$(dd if=vdb.img bs=512 skip=$((i % 128)) count=1 2>/dev/null | head -c 8)" = "$(printf %08d $i)" ] || echo "report lost $i"
+    i=$((i+1))
+done
+run --cmdline 'quiet test=look'
+"#;
+    let job = disks.give(bench.job_of(Version::V6_12, INITRAMFS, MODULES, script));
+    let outcome = bench.run(job.output("root.img", out.path().join("root.img")));
+    let text = outcome.text();
+    let number = |name: &str| report(&text, name).unwrap().parse::<u32>().unwrap();
+    assert_eq!((outcome.code, report(&text, "lost")), (0, None));
+    assert!((20..128).contains(&number("flushed")), "more would have overwritten what is looked at");
+    assert!(number("file") >= number("flushed"), "the file system has lost what it had synced");
+    check_file_system(&bench, &out.path().join("root.img"));
 }

@@ -39,9 +39,17 @@ impl Runner {
     /// # Errors
     /// [`RunnerError::Thread`]; nothing is left behind.
     pub fn new(name: &str, threads: NonZeroUsize) -> Result<Self, RunnerError> {
+        Self::with_patience(name, threads, Self::PATIENCE)
+    }
+
+    /// As [`new`](Self::new), with another patience than [`PATIENCE`](Self::PATIENCE).
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_patience(name: &str, threads: NonZeroUsize, patience: Duration) -> Result<Self, RunnerError> {
         let spawn = |n| LoopThread::spawn(format!("{name}-{n}"));
         let threads = (0..threads.get()).map(spawn).collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new(Threads { threads, next: AtomicUsize::new(0), patience: Self::PATIENCE })))
+        Ok(Self(Arc::new(Threads { threads, next: AtomicUsize::new(0), patience })))
     }
 
     /// Runs the lanes of a device, each on one thread, the next thread for the next lane. Not to be called from a worker.

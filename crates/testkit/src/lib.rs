@@ -5,6 +5,7 @@
 
 pub mod aml;
 mod asm;
+pub mod block;
 pub mod conformance;
 pub mod fuzz;
 pub mod guest;

@@ -2,6 +2,7 @@
 //! hold. `fuzz/` has a libFuzzer target around each; tests replay the corpus beside those targets.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+mod block;
 mod boot_params;
 mod i8042;
 pub mod images;
@@ -12,6 +13,7 @@ mod pci;
 mod saved_state;
 mod serial;
 
+pub use block::block;
 pub use boot_params::boot_params;
 pub use i8042::i8042;
 pub use input::Input;

@@ -120,3 +120,6 @@ fn advance<'a, 'b, B: BitmapSlice>(
         (*rest, *skip) = (others, 0);
     }
 }
+
+#[cfg(test)]
+mod tests;

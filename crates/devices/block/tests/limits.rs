@@ -1,0 +1,121 @@
+//! Requests that wait for a rate limit, beyond what a driver sees.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+use drystone_block::{Block, BlockConfig, Host};
+use drystone_bus::SystemClock;
+use drystone_limit::{LimitConfig, Rate};
+use drystone_runner::{Doorbells, Runner};
+use drystone_state::Component;
+use drystone_testkit::block::{DiskMachine, FEATURES, IN};
+use drystone_testkit::virtio::{DriverRing, Edges, MmioPort, Ram, WRITE, bring_up, ram, within};
+use drystone_virtio::{Mmio, MmioConfig};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+use vm_memory::{Bytes, GuestAddress};
+
+const CONTENT: [u8; 4096] = [7; 4096];
+
+fn slow(bandwidth: u64) -> DiskMachine {
+    DiskMachine::new(&CONTENT, |c| {
+        c.limit = LimitConfig { bandwidth: Rate::new(bandwidth), operations: None };
+    })
+}
+
+fn read(sector: u64) -> Vec<u8> {
+    DiskMachine::head(IN, sector, &[])
+}
+
+#[test]
+fn time_stands_still_while_the_machine_is_paused() {
+    let mut disk = slow(10_240);
+    assert!(disk.read(0, 512).is_ok(), "the burst");
+    let asked = disk.ask(&read(1), 512, 16, false).unwrap();
+    disk.kick();
+    disk.clock.advance(Duration::from_millis(49));
+    disk.port.0.pause().unwrap();
+    disk.clock.advance(Duration::from_secs(3600));
+    disk.port.0.resume().unwrap();
+    disk.wake();
+    assert_eq!(disk.ring.take(), None, "an hour's pause is no rest");
+    disk.clock.advance(Duration::from_millis(1));
+    disk.wake();
+    assert_eq!(disk.ring.take(), Some((asked.head, 513)));
+}
+
+#[test]
+fn a_disk_that_shrinks_meanwhile_refuses_what_waited() {
+    let mut disk = slow(10_240);
+    assert!(disk.read(0, 512).is_ok());
+    let asked = disk.ask(&read(7), 512, 16, false).unwrap();
+    disk.kick();
+    disk.image.as_file().set_len(512).unwrap();
+    disk.handle.reread_size().unwrap();
+    disk.wake();
+    disk.clock.advance(Duration::from_secs(1));
+    disk.wake();
+    let (_, written) = disk.ring.take().unwrap();
+    assert_eq!((disk.answer(asked, written).status, disk.log.take().len()), (1, 0), "refused, not tried");
+}
+
+#[test]
+fn a_reset_takes_nothing_from_the_limit_for_what_it_drops() {
+    let mut disk = slow(10_240);
+    assert!(disk.read(0, 512).is_ok());
+    disk.ask(&read(0), 4096, 16, false).unwrap();
+    disk.kick();
+    disk.start(FEATURES);
+    assert_eq!(disk.request(&read(0), 512), None);
+    disk.clock.advance(Duration::from_millis(50));
+    disk.wake();
+    assert!(disk.ring.take().is_some(), "its own time, not that of the one before");
+}
+
+/// On real threads and in real time: whoever waits is woken, without anybody's help, also when the limit is lifted.
+#[test]
+fn timers_wake_those_that_wait() {
+    within(Duration::from_secs(120), || {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(image.path(), CONTENT).unwrap();
+        let mut config = BlockConfig::new("root", image.path());
+        config.limit = LimitConfig { bandwidth: Rate::new(102_400), operations: None };
+        let host = Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|_| ()) };
+        let (device, handle) = Block::<Ram>::open(&config, host).unwrap();
+        let (memory, doorbells) = (ram(0x4_0000), Arc::new(Doorbells::new(1).unwrap()));
+        let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };
+        let host = drystone_virtio::Host::new(doorbells.clone());
+        let mmio =
+            Mmio::new(place, Box::new(device), memory.clone(), Arc::new(Edges::default()), host).unwrap();
+        let port = MmioPort(Arc::new(mmio));
+        let runner = Runner::new("disk", NonZeroUsize::MIN).unwrap();
+        let _attached = runner.attach(port.0.core(), &doorbells).unwrap();
+        let mut ring = DriverRing::new(&memory, 0x1_0000, 64, true);
+        bring_up(&port, &[&ring], FEATURES);
+
+        memory.write_slice(&read(0), GuestAddress(0x1000)).unwrap();
+        let mut ask = |count: usize| {
+            for _ in 0..count {
+                ring.add(&[(0x1000, 16, 0), (0x2000, 4096, WRITE), (0x3000, 1, WRITE)], false).unwrap();
+            }
+            doorbells.event(0).unwrap().write(1).unwrap();
+            while ring.outstanding() > 0 {
+                if ring.take().is_none() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        };
+        ask(6);
+        assert!(handle.counters()[0].throttled.get() > 0);
+        std::thread::scope(|scope| {
+            // An hour for each.
+            handle.set_limit(LimitConfig { bandwidth: Rate::new(1), operations: None });
+            let handle = &handle;
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(50));
+                handle.set_limit(LimitConfig::default());
+            });
+            ask(6);
+        });
+        assert_eq!(handle.counters()[0].reads.get(), 12);
+    });
+}
