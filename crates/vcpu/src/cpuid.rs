@@ -4,6 +4,7 @@
 
 use drystone_hypervisor::Cpuid;
 
+mod addresses;
 mod baseline;
 mod bit;
 mod compare;
@@ -52,6 +53,8 @@ pub struct CpuModel {
     pub baseline: Baseline,
     /// What is wanted of single features beyond that.
     pub features: FeatureSettings,
+    /// How wide guest-physical addresses are, in bits; as wide as the host's unless given. For hosts that differ.
+    pub physical_bits: Option<u8>,
 }
 
 /// A [`CpuModel`] on a host that can carry it.
@@ -73,7 +76,7 @@ impl CpuModel {
 
     /// As many processors as `topology` has, with all that the host can give.
     pub fn with_topology(topology: Topology) -> Self {
-        Self { topology, baseline: Baseline::Host, features: FeatureSettings::new() }
+        Self { topology, baseline: Baseline::Host, features: FeatureSettings::new(), physical_bits: None }
     }
 
     /// What the guest sees on a host that can offer `host`.
@@ -98,6 +101,7 @@ impl CpuModel {
         leaves::details(&mut cpuid);
         leaves::repeat(&mut cpuid);
         xstate::limit(&mut cpuid, self.baseline == Baseline::Host);
+        addresses::limit(&mut cpuid, self.physical_bits)?;
         self.check_required(&offer, &cpuid)?;
         topology::apply(&mut cpuid, Vendor::of(&offer), &self.topology, 0);
         Ok(GuestCpu { cpuid, topology: self.topology })
@@ -105,23 +109,25 @@ impl CpuModel {
 
     /// Leaves in every register of features what the guest may have.
     fn limit_features(&self, cpuid: &mut Cpuid) {
-        for place in feature::REGISTERS {
-            let Some(entry) = cpuid.get_mut(place.leaf, place.subleaf) else { continue };
-            let value = register_mut(entry, place.register);
-            for bit in 0..32 {
-                let bit = Bit { leaf: place.leaf, subleaf: place.subleaf, register: place.register, bit };
-                let known = Feature::of(&bit).is_some();
-                let allowed = match self.features.get(&bit) {
-                    Some(Setting::Off) => false,
-                    Some(Setting::On | Setting::Require) => known || !place.named_only,
-                    None => {
-                        leaves::is_repeated(&bit)
-                            || self.baseline.allows(&bit) && (known || !place.named_only)
-                    }
-                };
-                if !allowed {
-                    *value &= !bit.mask();
+        for (place, named) in feature::REGISTERS.iter().zip(feature::FEATURES) {
+            let mask = |features: &mut dyn Iterator<Item = &Feature>| {
+                features.fold(0, |mask, f| mask | f.bit.mask())
+            };
+            let known = mask(&mut named.iter());
+            let unnamed = if self.baseline == Baseline::Host && !place.named_only { !known } else { 0 };
+            let mut allowed = mask(&mut named.iter().filter(|f| self.baseline.allows(f)))
+                | unnamed
+                | leaves::repeated(place.leaf, place.register);
+            for (FeatureBit(bit), setting) in self.features.iter() {
+                let here =
+                    (bit.leaf, bit.subleaf, bit.register) == (place.leaf, place.subleaf, place.register);
+                let givable = known & bit.mask() != 0 || !place.named_only;
+                if here {
+                    table::set(&mut allowed, bit.mask(), setting != Setting::Off && givable);
                 }
+            }
+            if let Some(entry) = cpuid.get_mut(place.leaf, place.subleaf) {
+                *register_mut(entry, place.register) &= allowed;
             }
         }
         // Bits of other registers can be taken away too.
@@ -147,8 +153,13 @@ impl CpuModel {
 
 /// The direct need of a feature that a guest does not have.
 fn first_unmet(bit: &Bit, guest: &Cpuid) -> Option<&'static Feature> {
-    let feature = Feature::of(bit)?;
-    depends::needs_of(feature).find(|need| !has(guest, &need.bit))
+    depends::needs_of(bit).find(|need| !has(guest, need)).and_then(Feature::of)
+}
+
+/// Features that a table has without everything that they need: other features, or a place for their state in leaf 0xD.
+pub fn unmet(cpuid: &Cpuid) -> Vec<&'static Feature> {
+    let bits = xstate::without_state(cpuid).into_iter().chain(depends::unmet(cpuid));
+    bits.filter_map(|bit| Feature::of(&bit)).collect()
 }
 
 /// What a host offers, as far as it makes sense.
@@ -179,6 +190,11 @@ impl GuestCpu {
     /// Whether the guest sees the feature of this name.
     pub fn has(&self, name: &str) -> bool {
         Feature::named(name).is_some_and(|f| has(&self.cpuid, &f.bit))
+    }
+
+    /// How wide a guest-physical address is.
+    pub fn physical_address_bits(&self) -> u8 {
+        self.cpuid.physical_address_bits()
     }
 
     /// How its vCPUs are grouped.

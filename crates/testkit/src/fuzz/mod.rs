@@ -4,21 +4,25 @@
 
 mod block;
 mod boot_params;
+mod cpuid;
 mod i8042;
 pub mod images;
 mod input;
 mod limit;
 mod loader;
+mod msr_policy;
 mod pci;
 mod saved_state;
 mod serial;
 
 pub use block::block;
 pub use boot_params::boot_params;
+pub use cpuid::cpuid;
 pub use i8042::i8042;
 pub use input::Input;
 pub use limit::limit;
 pub use loader::loader;
+pub use msr_policy::msr_policy;
 pub use pci::pci;
 pub use saved_state::{saved_state, saved_state_on};
 pub use serial::serial;

@@ -68,6 +68,8 @@ pub struct Suggestion {
     pub baseline: Baseline,
     /// What must be taken away beside it, because only one of them has it.
     pub features: FeatureSettings,
+    /// The width of physical addresses, if the hosts differ in it.
+    pub physical_bits: Option<u8>,
 }
 
 /// What to run guests as that shall move between two hosts, which offer `first` and `second`. `None` if not even the
@@ -77,31 +79,29 @@ pub fn suggest(first: &Cpuid, second: &Cpuid) -> Option<Suggestion> {
     if a.vendor != b.vendor {
         return None;
     }
-    let baselines = Baseline::ALL.into_iter().rev();
-    let fits = |baseline| guests(first, second, baseline, FeatureSettings::new()).ok();
-    let (baseline, guests) = baselines
-        .filter_map(|baseline| fits(baseline).map(|guests| (baseline, guests)))
-        .find(|(baseline, guests)| {
-            *baseline != Baseline::Host || Comparison::of(&guests.0, &guests.1).is_equal()
-        })?;
-    let Comparison { only_first, only_second, .. } = Comparison::of(&guests.0, &guests.1);
+    let widths = [first, second].map(Cpuid::physical_address_bits);
+    let narrower = widths.into_iter().min();
+    let mut model = CpuModel::with_topology(Topology::single());
+    model.physical_bits = narrower.filter(|bits| widths.iter().any(|width| width != bits));
+    let (baseline, Comparison { only_first, only_second, .. }) = Baseline::ALL
+        .into_iter()
+        .rev()
+        .filter_map(|baseline| {
+            model.baseline = baseline;
+            Some((baseline, both(first, second, &model).ok()?))
+        })
+        .find(|(baseline, comparison)| *baseline != Baseline::Host || comparison.is_equal())?;
     let mut features = FeatureSettings::new();
     for feature in only_first.into_iter().chain(only_second) {
         // Whatever can differ can be taken away.
         let _ = features.set(feature, Setting::Off);
     }
-    Some(Suggestion { baseline, features })
+    Some(Suggestion { baseline, features, physical_bits: model.physical_bits })
 }
 
-/// What a guest sees on each host.
-fn guests(
-    first: &Cpuid,
-    second: &Cpuid,
-    baseline: Baseline,
-    features: FeatureSettings,
-) -> Result<(Cpuid, Cpuid), ModelError> {
-    let model = CpuModel { topology: Topology::single(), baseline, features };
-    Ok((model.on(first)?.for_vcpu(0), model.on(second)?.for_vcpu(0)))
+/// How guests differ that are `model` on two hosts.
+fn both(first: &Cpuid, second: &Cpuid, model: &CpuModel) -> Result<Comparison, ModelError> {
+    Ok(Comparison::of(&model.on(first)?.for_vcpu(0), &model.on(second)?.for_vcpu(0)))
 }
 
 #[cfg(test)]
@@ -146,11 +146,11 @@ mod tests {
             let (first, second) = (a.table(), b.table());
             let suggestion = suggest(&first, &second).unwrap();
             assert_eq!(suggestion.baseline, expected, "{} {}", a.name, b.name);
-            let (first, second) = guests(&first, &second, expected, suggestion.features).unwrap();
-            let comparison = Comparison::of(&first, &second);
-            assert!(comparison.only_first.is_empty() && comparison.only_second.is_empty(), "{comparison:?}");
-            let other: Vec<_> = comparison.other.iter().map(|(what, ..)| *what).collect();
-            assert!(other.iter().all(|what| what.ends_with("address bits")), "{other:?}");
+            let mut model = CpuModel::with_topology(Topology::single());
+            (model.baseline, model.features) = (expected, suggestion.features);
+            model.physical_bits = suggestion.physical_bits;
+            let comparison = both(&first, &second, &model).unwrap();
+            assert!(comparison.is_equal(), "{} {}: {comparison:?}", a.name, b.name);
         }
     }
 

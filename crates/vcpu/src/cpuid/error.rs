@@ -19,6 +19,16 @@ pub enum ModelError {
         /// What is missing.
         missing: Vec<FeatureBit>,
     },
+    /// Addresses wider than the host's, or narrower than any processor's.
+    #[error("{asked} bits of a physical address: must be {least} to {host}, which is this host's width")]
+    PhysicalBits {
+        /// What was asked for.
+        asked: u8,
+        /// The least.
+        least: u8,
+        /// What the host has.
+        host: u8,
+    },
     /// A feature that must be there is taken away by what else was asked for.
     #[error("{feature} must be there, and is not{}", because(.needs))]
     Unmet {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 mod table;
 
-pub(super) use table::REGISTERS;
+pub(super) use table::{FEATURES, REGISTERS};
 
 /// What a feature is for, which decides who gets it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,6 +59,36 @@ const ALIASES: &[(&str, &str)] = &[
 /// All features that have a name, by leaf.
 pub fn features() -> impl Iterator<Item = &'static Feature> {
     table::FEATURES.iter().flat_map(|part| part.iter())
+}
+
+/// The bit of the feature with this name, at compile time: a name that is none does not compile.
+#[allow(clippy::panic)] // by the compiler
+pub(super) const fn bit(name: &str) -> Bit {
+    let mut registers = FEATURES;
+    while let [features, others @ ..] = registers {
+        let mut features = *features;
+        while let [feature, rest @ ..] = features {
+            if same(feature.name.as_bytes(), name.as_bytes()) {
+                return feature.bit;
+            }
+            features = rest;
+        }
+        registers = others;
+    }
+    panic!("no feature has this name")
+}
+
+const fn same(mut a: &[u8], mut b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    while let ([x, more @ ..], [y, others @ ..]) = (a, b) {
+        if *x != *y {
+            return false;
+        }
+        (a, b) = (more, others);
+    }
+    true
 }
 
 impl Feature {

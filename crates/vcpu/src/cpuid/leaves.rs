@@ -2,7 +2,7 @@
 
 use super::baseline::Baseline;
 use super::bit::Bit;
-use super::feature::Feature;
+use super::feature::bit;
 use super::table::{has, register_mut, remove};
 use crate::cpuid::bit::Register;
 use drystone_hypervisor::Cpuid;
@@ -40,8 +40,13 @@ const CLEARED: &[(u32, &[Register])] = &[
 ];
 
 /// Details of a feature, which mean nothing without it: AMX's tiles, AVX10's widths, APX, SVM's features.
-const DETAILS: &[(u32, &str)] =
-    &[(0x1d, "amx_tile"), (0x1e, "amx_tile"), (0x24, "avx10"), (0x29, "apx_f"), (0x8000_000a, "svm")];
+const DETAILS: &[(u32, Bit)] = &[
+    (0x1d, bit("amx_tile")),
+    (0x1e, bit("amx_tile")),
+    (0x24, bit("avx10")),
+    (0x29, bit("apx_f")),
+    (0x8000_000a, bit("svm")),
+];
 
 /// Bits of leaf 0x8000_0001 EDX that on AMD repeat those of leaf 1 EDX (AMD APM volume 3, appendix E.4.2).
 const REPEATED: u32 = 0x0183_f3ff;
@@ -58,16 +63,16 @@ pub(super) fn limit(cpuid: &mut Cpuid, baseline: Baseline) {
 
 /// Takes away details of features that are gone.
 pub(super) fn details(cpuid: &mut Cpuid) {
-    for (leaf, name) in DETAILS {
-        if !Feature::named(name).is_some_and(|f| has(cpuid, &f.bit)) {
+    for (leaf, feature) in DETAILS {
+        if !has(cpuid, feature) {
             remove(cpuid, *leaf);
         }
     }
 }
 
-/// Whether a bit says again what another says.
-pub(super) fn is_repeated(bit: &Bit) -> bool {
-    (bit.leaf, bit.register) == (0x8000_0001, Register::Edx) && bit.mask() & REPEATED != 0
+/// Bits of a register that say again what others say.
+pub(super) fn repeated(leaf: u32, register: Register) -> u32 {
+    if (leaf, register) == (0x8000_0001, Register::Edx) { REPEATED } else { 0 }
 }
 
 /// Makes repeated bits agree with what they repeat.

@@ -1,6 +1,5 @@
 //! What a user wants of single features, as data.
 
-use super::bit::Bit;
 use super::feature::{Class, Feature, FeatureBit, UnknownFeature};
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -86,10 +85,6 @@ impl FeatureSettings {
     /// All of them, by bit.
     pub fn iter(&self) -> impl Iterator<Item = (FeatureBit, Setting)> {
         self.0.iter().map(|(bit, setting)| (*bit, *setting))
-    }
-
-    pub(super) fn get(&self, bit: &Bit) -> Option<Setting> {
-        self.0.get(&FeatureBit(*bit)).copied()
     }
 }
 

@@ -78,7 +78,8 @@ pub(super) fn feature_bits(cpuid: &Cpuid) -> impl Iterator<Item = FeatureBit> + 
             register: place.register,
             bit,
         });
-        let set = bits.filter(|bit| value & bit.mask() != 0 && !super::leaves::is_repeated(bit));
+        let value = value & !super::leaves::repeated(place.leaf, place.register);
+        let set = bits.filter(|bit| value & bit.mask() != 0);
         found.extend(set.map(FeatureBit));
     }
     found.into_iter()

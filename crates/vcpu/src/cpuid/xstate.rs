@@ -3,7 +3,8 @@
 //! A component's place in the standard format is fixed by the processor, so places stay and only the list and the sizes
 //! change (Intel SDM volume 1, 13.2 to 13.4).
 
-use super::feature::Feature;
+use super::bit::Bit;
+use super::feature::bit;
 use super::table::{has, remove};
 use drystone_hypervisor::Cpuid;
 
@@ -13,32 +14,35 @@ const LEGACY: u64 = 3;
 /// Legacy region and header, in bytes: what is there always.
 const FIXED_SIZE: u32 = 512 + 64;
 
+const XSAVE: Bit = bit("xsave");
+
 /// A state component, and the features of which any needs it.
 struct Component {
     number: u32,
-    features: &'static [&'static str],
+    features: &'static [Bit],
 }
 
-const fn component(number: u32, features: &'static [&'static str]) -> Component {
+const fn component(number: u32, features: &'static [Bit]) -> Component {
     Component { number, features }
 }
 
 /// Switched by XCR0.
 const USER: &[Component] = &[
-    component(2, &["avx"]),
-    component(3, &["mpx"]),
-    component(4, &["mpx"]),
-    component(5, &["avx512f"]),
-    component(6, &["avx512f"]),
-    component(7, &["avx512f"]),
-    component(9, &["pku"]),
-    component(17, &["amx_tile"]),
-    component(18, &["amx_tile"]),
-    component(19, &["apx_f"]),
+    component(2, &[bit("avx")]),
+    component(3, &[bit("mpx")]),
+    component(4, &[bit("mpx")]),
+    component(5, &[bit("avx512f")]),
+    component(6, &[bit("avx512f")]),
+    component(7, &[bit("avx512f")]),
+    component(9, &[bit("pku")]),
+    component(17, &[bit("amx_tile")]),
+    component(18, &[bit("amx_tile")]),
+    component(19, &[bit("apx_f")]),
 ];
 
 /// Switched by IA32_XSS. All others that there are belong to the host: tracing, power, user interrupts.
-const SUPERVISOR: &[Component] = &[component(11, &["shstk", "ibt"]), component(12, &["shstk", "ibt"])];
+const SUPERVISOR: &[Component] =
+    &[component(11, &[bit("shstk"), bit("ibt")]), component(12, &[bit("shstk"), bit("ibt")])];
 
 /// The components that can be switched, by XCR0 and by IA32_XSS.
 fn masks(cpuid: &Cpuid) -> (u64, u64) {
@@ -55,30 +59,29 @@ pub(super) fn normal(cpuid: &mut Cpuid) {
 }
 
 /// Features that are there without the state that they need.
-pub(super) fn without_state(cpuid: &Cpuid) -> impl Iterator<Item = &'static Feature> + use<> {
+pub(super) fn without_state(cpuid: &Cpuid) -> Vec<Bit> {
     let (user, supervisor) = masks(cpuid);
     let mut lost = Vec::new();
-    let mut check = |mask: u64, components: &'static [Component]| {
+    let mut check = |mask: u64, components: &[Component]| {
         for Component { number, features } in components {
             let sized = cpuid.get(LEAF, *number).is_some_and(|e| e.eax != 0);
             if mask >> number & 1 == 0 || !sized {
-                lost.extend(features.iter().filter_map(|name| Feature::named(name)));
+                lost.extend(features.iter().filter(|f| has(cpuid, f)));
             }
         }
     };
     check(user, USER);
     check(supervisor, SUPERVISOR);
-    if user & LEGACY != LEGACY {
-        lost.extend(Feature::named("xsave"));
+    if user & LEGACY != LEGACY && has(cpuid, &XSAVE) {
+        lost.push(XSAVE);
     }
-    lost.retain(|f| has(cpuid, &f.bit));
-    lost.into_iter()
+    lost
 }
 
 /// Takes away components that no feature needs any more; those that this code does not know go too unless
 /// `unknown`. The sizes are what they are after a reset, when x87 alone is enabled; the hypervisor keeps them up to date.
 pub(super) fn limit(cpuid: &mut Cpuid, unknown: bool) {
-    if !Feature::named("xsave").is_some_and(|f| has(cpuid, &f.bit)) {
+    if !has(cpuid, &XSAVE) {
         remove(cpuid, LEAF);
         return;
     }
@@ -107,8 +110,7 @@ pub(super) fn limit(cpuid: &mut Cpuid, unknown: bool) {
 
 /// Components that a feature which is there needs.
 fn in_use(cpuid: &Cpuid, components: &[Component]) -> u64 {
-    let present = |name: &&'static str| Feature::named(name).is_some_and(|f| has(cpuid, &f.bit));
-    let used = components.iter().filter(|c| c.features.iter().any(&present));
+    let used = components.iter().filter(|c| c.features.iter().any(|f| has(cpuid, f)));
     used.fold(0, |mask, c| mask | 1 << c.number)
 }
 

@@ -439,9 +439,9 @@ const L80000021_0_EAX: &[Feature] = &of(
     ],
 );
 
-/// By register. Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; for names and leaf 0x4000_0001 the
+/// By register, in the order of [`REGISTERS`]. Sources: Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E; for names and leaf 0x4000_0001 the
 /// kernel's arch/x86/include/asm/cpufeatures.h and its document virt/kvm/x86/cpuid.
-pub(super) const FEATURES: &[&[Feature]] = &[
+pub(in crate::cpuid) const FEATURES: &[&[Feature]] = &[
     L1_0_ECX,
     L1_0_EDX,
     L6_0_EAX,

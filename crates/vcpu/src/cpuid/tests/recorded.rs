@@ -149,8 +149,7 @@ fn every_host_and_baseline_is_coherent_and_a_fixed_point() {
         for baseline in Baseline::ALL {
             let Ok(cpu) = guest(host, baseline, "") else { continue };
             let table = cpu.for_vcpu(3);
-            assert_eq!(depends::unmet(&table).count(), 0);
-            assert_eq!(xstate::without_state(&table).count(), 0);
+            assert_eq!(unmet(&table), Vec::<&Feature>::new());
             let mut again = CpuModel::new(4).unwrap();
             again.baseline = baseline;
             assert_eq!(again.on(&table).unwrap().for_vcpu(3), table, "{} {baseline}", host.name);
@@ -171,4 +170,18 @@ fn topology_is_as_asked_on_hosts_that_exist() {
             }
         }
     }
+}
+
+#[test]
+fn addresses_are_as_wide_as_asked_and_as_paging_reaches() {
+    let width = |host: Host, baseline, bits| {
+        let mut model = CpuModel::new(1).unwrap();
+        (model.baseline, model.physical_bits) = (baseline, bits);
+        model.on(&host.table()).map(|cpu| get(&cpu.for_vcpu(0), 0x8000_0008, 0).eax & 0xffff)
+    };
+    assert_eq!(width(SAPPHIRE_RAPIDS, Baseline::Host, None), Ok(0x3934));
+    assert_eq!(width(SAPPHIRE_RAPIDS, Baseline::V4, Some(46)), Ok(0x302e), "four levels, 46 bits");
+    let error = width(HASWELL, Baseline::Host, Some(47)).unwrap_err().to_string();
+    assert_eq!(error, "47 bits of a physical address: must be 36 to 46, which is this host's width");
+    assert!(width(HASWELL, Baseline::Host, Some(35)).is_err());
 }
