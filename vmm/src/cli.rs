@@ -1,6 +1,7 @@
 //! The command line.
 
 mod args;
+mod cpu;
 mod events;
 mod machines;
 mod time;
@@ -40,6 +41,7 @@ fn command(command: Command) -> ExitStatus {
         Command::Events(EventsArgs { id, follow, json }) => {
             speak(|registry, out| events::events(registry, id.id.as_ref(), follow, json.json, out))
         }
+        Command::Cpu(args) => cpu::cpu(&args, &mut io::stdout()),
         Command::Pause(id) => act(id, Action::Pause),
         Command::Resume(id) => act(id, Action::Resume),
         Command::Power(id) => act(id, Action::Power),

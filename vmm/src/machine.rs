@@ -155,10 +155,9 @@ impl Machine {
         let payload = Payload::open(config)?;
         let booted = payload.booted()?;
 
-        let host = hypervisor.supported_cpuid()?;
-        let layout = Layout::new(config.memory.size.0, host.physical_address_bits())?;
+        let cpus = Cpus::plan(config, hypervisor, &hypervisor.supported_cpuid()?)?;
+        let layout = Layout::new(config.memory.size.0, cpus.physical_address_bits())?;
         let ram = GuestRam::new(&layout, &config.memory.ram())?;
-        let cpus = Cpus::plan(config, hypervisor, &host)?;
         let mut vm_config = VmConfig::default();
         cpus.configure(&mut vm_config);
         let vm = hypervisor.create_vm(&vm_config)?;

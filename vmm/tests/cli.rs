@@ -21,7 +21,7 @@ fn the_help_teaches() {
     for part in ["Examples:", "Ctrl-A x", "Exit codes:", "128+n", "DRYSTONE_RUNTIME_DIR", "control.sock"] {
         assert!(out.contains(part), "{part}");
     }
-    for command in ["run", "ls", "info", "pause", "resume", "power", "reset", "stop"] {
+    for command in ["run", "ls", "info", "cpu", "pause", "resume", "power", "reset", "stop"] {
         assert!(out.lines().any(|l| l.trim_start().starts_with(command)), "{command}");
         assert_eq!(drystone(dir.path(), &[command, "--help"]).0, 0, "{command}");
     }

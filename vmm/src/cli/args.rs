@@ -58,6 +58,8 @@ pub(super) enum Command {
     Info(InfoArgs),
     /// Say what has happened to a machine
     Events(EventsArgs),
+    /// Say what a guest sees of this host's processor, or how two hosts differ
+    Cpu(CpuCommandArgs),
     /// Make a machine stand still
     Pause(IdArgs),
     /// Let a paused machine go on
@@ -216,6 +218,43 @@ pub(super) struct RunArgs {
     pub dump_config: bool,
 }
 
+const CPU_HELP: &str = "\
+Examples:
+  drystone cpu                                        what a guest sees by default
+  drystone cpu --cpu-model x86-64-v3 --cpus 8,sockets=2
+  drystone cpu --json > a.json                        on one host, to take to another
+  drystone cpu --compare a.json                       on the other: what each lacks
+  drystone cpu --compare a.json b.json                anywhere
+  drystone cpu --host a.json --cpu-model x86-64-v4    what a guest would see there
+
+With --compare the exit code is 0 if a guest sees the same on both, 1 if not (then the widest model that both
+can be is suggested), 2 if they cannot be compared. Names and revisions of processors are noted, but do not count.";
+
+#[derive(Debug, Args)]
+#[command(after_help = CPU_HELP)]
+pub(super) struct CpuCommandArgs {
+    /// Read [cpus] and [cpu] from a machine's TOML file; other flags win over it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Virtual CPUs, and how they are grouped [default: 1]
+    #[arg(long, value_name = "N[,sockets=N][,cores=N][,threads=N]", allow_hyphen_values = true)]
+    pub cpus: Option<CpusConfig>,
+    #[command(flatten)]
+    pub cpu: CpuArgs,
+    /// Instead of this host, one that --json recorded
+    #[arg(long, value_name = "FILE")]
+    pub host: Option<PathBuf>,
+    /// Print JSON, with all answers of guest and host
+    #[arg(long, conflicts_with_all = ["raw", "compare"])]
+    pub json: bool,
+    /// Print the guest's answers, leaf by leaf
+    #[arg(long, conflicts_with = "compare")]
+    pub raw: bool,
+    /// Compare this host with what --json printed on another, or two such files
+    #[arg(long, value_name = "FILE", num_args = 1..=2)]
+    pub compare: Vec<PathBuf>,
+}
+
 /// What vCPUs are: shared by all commands that need to know.
 #[derive(Debug, Args)]
 pub(super) struct CpuArgs {
@@ -225,6 +264,9 @@ pub(super) struct CpuArgs {
     /// Single features: +NAME if the host has it, -NAME not, NAME=require or refuse to run
     #[arg(long, value_name = "+A,-B[,...]", allow_hyphen_values = true)]
     pub cpu_features: Option<FeatureSettings>,
+    /// Width of guest-physical addresses in bits [default: the host's]
+    #[arg(long, value_name = "BITS")]
+    pub cpu_physical_bits: Option<u8>,
 }
 
 impl CpuArgs {
@@ -233,6 +275,7 @@ impl CpuArgs {
         if let Some(model) = &self.cpu_model {
             config.model = model.clone();
         }
+        config.physical_bits = self.cpu_physical_bits.or(config.physical_bits);
         if let Some(features) = &self.cpu_features {
             config.features.extend(features);
         }

@@ -14,6 +14,9 @@ use std::str::FromStr;
 pub struct CpuConfig {
     /// Which of the host's features they have.
     pub model: ModelChoice,
+    /// How wide guest-physical addresses are; as wide as the host's unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub physical_bits: Option<u8>,
     /// On which of the host's processors they run.
     #[serde(skip_serializing_if = "Affinity::is_empty")]
     pub affinity: Affinity,
@@ -40,6 +43,8 @@ pub enum ModelChoice {
 pub struct ModelFile {
     /// What it begins with.
     pub baseline: Baseline,
+    /// How wide guest-physical addresses are; as wide as the host's unless given.
+    pub physical_bits: Option<u8>,
     /// What is wanted of single features beyond that.
     pub features: FeatureSettings,
     /// Rules for model-specific registers, after those of the machine.
@@ -91,13 +96,14 @@ impl CpuConfig {
     /// # Errors
     /// [`ConfigError`] for a model that is unknown, or a file that cannot be read.
     pub fn resolve(&self, topology: Topology) -> Result<(CpuModel, MsrPolicy), ConfigError> {
-        let ModelFile { baseline, mut features, msrs } = match &self.model {
+        let ModelFile { baseline, physical_bits, mut features, msrs } = match &self.model {
             ModelChoice::Named(name) => ModelFile { baseline: baseline(name)?, ..ModelFile::default() },
             ModelChoice::File(path) => ModelFile::read(path)?,
         };
         features.extend(&self.features);
         let mut model = CpuModel::with_topology(topology);
         (model.baseline, model.features) = (baseline, features);
+        model.physical_bits = self.physical_bits.or(physical_bits);
         let mut policy = self.msrs.clone();
         for (range, rule) in msrs.rules() {
             policy

@@ -46,6 +46,11 @@ impl Cpus {
         Ok(Self { topology, guest, policy, msrs, affinity })
     }
 
+    /// How wide the guest's physical addresses are.
+    pub(super) fn physical_address_bits(&self) -> u8 {
+        self.guest.physical_address_bits()
+    }
+
     /// What must be said when the VM is made.
     pub(super) fn configure(&self, vm: &mut VmConfig) {
         if !self.policy.is_empty() {
