@@ -19,7 +19,7 @@ echo "report memory_kib $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
 echo "report ttyS0 $(cat /sys/class/tty/ttyS0/type)"
 echo "report date $(date +%s)"
 dmesg -r | grep '^<[0-4]>' | sed 's/^<[0-9]>\[[ 0-9.]*\] /warning /'
-dmesg | grep -iE 'firmware (bug|info)|not reserved|not using (mmconfig|ecam)' | sed 's/^/complaint /'
+dmesg | grep -iE 'firmware (bug|info)|acpi.*(error|exception|warning)|unchecked msr|not reserved|not using (mmconfig|ecam)' | sed 's/^/complaint /'
 echo "report done"
 for word in $(cat /proc/cmdline); do case $word in test=*) test=${word#test=};; esac; done
 case $test in
@@ -30,6 +30,20 @@ button)
     mkdir -p /etc/acpi/PWRF; printf '#!/bin/sh\necho button pressed > /dev/console\npoweroff -f\n' > /etc/acpi/PWRF/00000080
     chmod +x /etc/acpi/PWRF/00000080
     acpid -f -l /dev/null & echo ready; while :; do sleep 1; done;;
+cad)
+    echo 0 > /proc/sys/kernel/ctrl-alt-del
+    trap 'n=$((n+1)); echo "ctrl-alt-del $n"; [ $n = 2 ] && poweroff -f' INT
+    echo ready; while :; do sleep 1; done;;
+nmi)
+    @LOAD_MODULES@
+    echo ready; while :; do
+        set -- $(grep NMI: /proc/interrupts); [ "$2 $3" = "$seen" ] || echo "nmi $2 $3"; seen="$2 $3"
+        [ "$3" = 2 ] && [ -z "$armed" ] && armed=1 && echo 1 > /proc/sys/kernel/unknown_nmi_panic && echo armed
+        usleep 100000
+    done;;
+panic)
+    @LOAD_MODULES@
+    echo c > /proc/sysrq-trigger;;
 reboot) reboot -f;;
 crash) echo c > /proc/sysrq-trigger;;
 esac
@@ -37,7 +51,7 @@ poweroff -f
 "#;
 
 /// What it may load.
-const GUEST_MODULES: &[&str] = &["button", "evdev"];
+const GUEST_MODULES: &[&str] = &["button", "evdev", "pvpanic_mmio"];
 
 /// A lab with everything that a whole-machine test needs.
 pub struct Bench {

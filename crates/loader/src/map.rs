@@ -23,6 +23,7 @@ pub const CMDLINE_SPACE: u64 = 0x1_0000;
 /// Where conventional memory ends for the guest; what follows up to 1 MiB is reserved in e820.
 pub const CONVENTIONAL_END: u64 = 0x9_fc00;
 /// The ACPI tables; the RSDP is at the start, where the BIOS read-only memory of a PC is searched for it as well.
-pub const ACPI: Range<u64> = 0xe_0000..0x10_0000;
+/// The page behind them is that of the reset vector, F000:FFF0, where a VMM may have code.
+pub const ACPI: Range<u64> = 0xe_0000..0xf_f000;
 /// The lowest address of kernel and initrd: 1 MiB.
 pub const HIGH_MEMORY: u64 = 0x10_0000;

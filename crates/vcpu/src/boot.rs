@@ -63,8 +63,12 @@ pub enum BootError {
 }
 
 /// What a guest finds that jumps to the reset vector, as to a PC's firmware: a reset by the keyboard controller, and
-/// where there is none a triple fault. Linux does so in a machine with hardware-reduced ACPI and without EFI, unless its command
-/// line says `reboot=a` or `k`; in zeros it would spin for ever.
+/// where there is none a triple fault. In zeros it would spin for ever.
+///
+/// Linux does so by itself in a machine with hardware-reduced ACPI and without EFI. There it takes EFI's reset for the only
+/// one (`efi_reboot_required` in `drivers/firmware/efi/reboot.c` makes it choose `BOOT_EFI`), finds no EFI, and falls back
+/// to `BOOT_BIOS`: back to real mode and to F000:FFF0 (`native_machine_emergency_restart` in `arch/x86/kernel/reboot.c`).
+/// With `reboot=a` on its command line it uses the ACPI reset register, with `reboot=k` the keyboard controller.
 #[rustfmt::skip]
 const RESET_CODE: [u8; 20] = [
     0, 0, 0, 0, 0, 0, 0, 0,             // at FFE8: an IDT without entries

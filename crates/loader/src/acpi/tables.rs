@@ -21,7 +21,7 @@ impl AcpiTables {
     /// Makes RSDP, XSDT, FADT, MADT and DSDT.
     ///
     /// # Errors
-    /// [`AcpiError`] for a machine that cannot be described, or whose description is larger than 128 KiB.
+    /// [`AcpiError`] for a machine that cannot be described, or whose description is larger than 124 KiB.
     pub fn build(config: &AcpiConfig<'_>) -> Result<Self, AcpiError> {
         let mut tables = Self { image: vec![0; Rsdp::len()], tables: Vec::new(), rsdp: map::ACPI.start };
         let dsdt = tables.append(&dsdt::dsdt(config.aml))?;
