@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `GET /v1` | the routes |
 //! | `GET /v1/vm` | [`Info`] |
+//! | `GET /v1/vm/metrics` | counters and state of its devices, by name |
 //! | `GET /v1/vm/events` | what has happened; with `?follow=true` also what happens from now on |
 //! | `PUT /v1/vm/pause`, `resume`, `power`, `ctrl-alt-del`, `nmi`, `reset`, `stop` | an [`Action`]; the answer is the [`Info`] afterwards |
 //!

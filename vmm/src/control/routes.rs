@@ -32,6 +32,7 @@ pub(super) struct Routes {
 enum Resource {
     Index,
     Vm,
+    Metrics,
     Events,
     Verb(Verb),
 }
@@ -81,7 +82,8 @@ impl Routes {
         }
         match resource {
             Resource::Index => json(StatusCode::OK, &index()),
-            Resource::Vm => self.info().await,
+            Resource::Vm => self.look(|verbs| verbs.info()).await,
+            Resource::Metrics => self.look(|verbs| verbs.metrics()).await,
             Resource::Events => match Query::parse(request.uri().query().unwrap_or("")) {
                 Ok(query) => self.events(query, request.method() == Method::HEAD),
                 Err(why) => failure(StatusCode::BAD_REQUEST, &why),
@@ -145,17 +147,18 @@ impl Routes {
         answer
     }
 
-    async fn info(&self) -> Answer {
-        let Ok(look) = self.looks.clone().acquire_owned().await else { return gone() };
+    /// Answers with what `look` sees.
+    async fn look<T: Serialize + Send + 'static>(&self, look: fn(&dyn Verbs) -> T) -> Answer {
+        let Ok(place) = self.looks.clone().acquire_owned().await else { return gone() };
         let verbs = self.verbs.clone();
         // The machine promises not to take long; a mistake there must not stop the socket.
-        let info = tokio::task::spawn_blocking(move || {
-            let info = verbs.info();
-            drop(look);
-            info
+        let seen = tokio::task::spawn_blocking(move || {
+            let seen = look(&*verbs);
+            drop(place);
+            seen
         });
-        match info.await {
-            Ok(info) => json(StatusCode::OK, &info),
+        match seen.await {
+            Ok(seen) => json(StatusCode::OK, &seen),
             Err(_) => failure(StatusCode::INTERNAL_SERVER_ERROR, "internal error"),
         }
     }
@@ -191,6 +194,7 @@ fn resource(path: &str) -> Option<Resource> {
     match path {
         "/v1" | "/v1/" => Some(Resource::Index),
         "/v1/vm" => Some(Resource::Vm),
+        "/v1/vm/metrics" => Some(Resource::Metrics),
         "/v1/vm/events" => Some(Resource::Events),
         _ => path.strip_prefix("/v1/vm/").and_then(|verb| verb.parse().ok()).map(Resource::Verb),
     }
@@ -198,8 +202,11 @@ fn resource(path: &str) -> Option<Resource> {
 
 fn index() -> Index {
     let verbs = Verb::ALL.iter().map(|v| format!("PUT /v1/vm/{v}"));
-    let routes =
-        ["GET /v1", "GET /v1/vm", "GET /v1/vm/events"].map(String::from).into_iter().chain(verbs).collect();
+    let routes = ["GET /v1", "GET /v1/vm", "GET /v1/vm/metrics", "GET /v1/vm/events"]
+        .map(String::from)
+        .into_iter()
+        .chain(verbs)
+        .collect();
     Index { version: env!("CARGO_PKG_VERSION"), routes }
 }
 

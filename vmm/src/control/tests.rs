@@ -2,6 +2,7 @@ use super::*;
 use crate::client::{Client, ClientError};
 use crate::events::{CauseKind, EventKind, History};
 use crate::log::Log;
+use drystone_observe::{Snapshot, Value};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -58,6 +59,9 @@ impl Verbs for Stub {
             exits: [("pio_writes".to_owned(), 9)].into(),
             msrs: Vec::new(),
         }
+    }
+    fn metrics(&self) -> Snapshot {
+        Snapshot([("block.root.reads".to_owned(), Value::Count(42))].into())
     }
     fn history(&self) -> History {
         self.history.clone()
@@ -162,6 +166,8 @@ fn every_request_gets_the_status_that_fits() {
         ("PUT /v1/vm/explode", 404, "error"),
         ("PUT /v1/vm/pause/", 404, "error"),
         ("POST /v1/vm", 405, "allow: GET, HEAD"),
+        ("GET /v1/vm/metrics", 200, "{\"block.root.reads\":42}"),
+        ("PUT /v1/vm/metrics", 405, "allow: GET, HEAD"),
         ("GET /v1/vm/pause", 405, "allow: PUT"),
         ("DELETE /v1", 405, "error"),
         ("BREWSOMETHINGLONG /v1/vm", 405, "this method"),

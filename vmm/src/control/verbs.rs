@@ -1,5 +1,6 @@
 use super::{Action, Info};
 use crate::events::History;
+use drystone_observe::Snapshot;
 use std::fmt;
 use std::str::FromStr;
 
@@ -71,6 +72,11 @@ pub enum VerbError {
 pub trait Verbs: Send + Sync {
     /// What is known now. Does not wait for a verb that is being carried out.
     fn info(&self) -> Info;
+
+    /// Counters and state of its devices by name, now. Nothing, for one that counts nothing.
+    fn metrics(&self) -> Snapshot {
+        Snapshot::default()
+    }
 
     /// What has happened to it, and what will.
     fn history(&self) -> History;

@@ -8,6 +8,7 @@ use crate::monitor::{Handle, Request, RequestError, mailbox};
 use crate::registry::VmId;
 use drystone_kvm::Kvm;
 use drystone_lifecycle::{self as lifecycle, StateReader, Verb};
+use drystone_observe::{Registry, Snapshot};
 use drystone_vcpu::msr::MsrBank;
 use drystone_vcpu::{ExitCounts, VcpuSet};
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ impl Engine for KvmEngine {
             state: machine.state_reader(),
             vcpus: machine.vcpus(),
             msrs: machine.msrs(),
+            registry: machine.registry(),
             handle: handle.clone(),
             history: journal.history(),
         });
@@ -60,6 +62,7 @@ struct Running {
     msrs: Arc<MsrBank>,
     handle: Handle,
     history: History,
+    registry: Registry,
 }
 
 impl Verbs for Running {
@@ -80,6 +83,10 @@ impl Verbs for Running {
             exits: exits(&self.vcpus),
             msrs: self.msrs.counts(),
         }
+    }
+
+    fn metrics(&self) -> Snapshot {
+        self.registry.snapshot()
     }
 
     fn history(&self) -> History {
