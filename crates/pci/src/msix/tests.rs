@@ -96,7 +96,8 @@ fn a_trigger_is_sent_only_when_everything_allows_it() {
     let (config, triggers, sent) = ready(3);
     triggers[1].trigger();
     assert_eq!(take(&sent), [(1, message(1))]);
-    let blocks: [(&str, fn(&Config), fn(&Config)); 4] = [
+    type Act = fn(&Config);
+    let blocks: [(&str, Act, Act); 4] = [
         ("function mask", |c| control(c, ENABLE | FUNCTION_MASK), |c| control(c, ENABLE)),
         ("disabled", |c| control(c, 0), |c| control(c, ENABLE)),
         ("no bus master", |c| command(c, 0), |c| command(c, MASTER)),

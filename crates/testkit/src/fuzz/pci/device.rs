@@ -44,11 +44,12 @@ pub(super) fn device(kind: u8) -> Arc<Device> {
         subsystem: 0,
     });
     space.add_bar(0, BarKind::Memory32, 0x1000).unwrap();
-    if kind % 3 > 0 {
+    let many = kind % 3;
+    if many > 0 {
         space.add_bar(1, BarKind::Io, 0x20).unwrap();
         space.add_bar(2, BarKind::Memory64, 0x4000).unwrap();
     }
-    if kind % 3 > 1 {
+    if many > 1 {
         space.add_bar(4, BarKind::Memory64, 0x1_0000).unwrap();
         space.add_extended_capability(0xb, 1, &[0; 16], &[0xff; 8]).unwrap();
     }
