@@ -168,3 +168,6 @@ pub(super) fn wire(vm: &dyn Vm, line: u32) -> Result<(EventFd, Guard), MachineEr
     let guard = vm.register_irqfd(&event, line)?;
     Ok((event, guard))
 }
+
+#[cfg(test)]
+mod tests;

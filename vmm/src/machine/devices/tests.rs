@@ -1,0 +1,50 @@
+use super::*;
+use drystone_hypervisor::fake::FakeHypervisor;
+use drystone_hypervisor::{Hypervisor, VmConfig};
+use drystone_loader::acpi::AcpiTables;
+use std::path::Path;
+use std::process::Command;
+
+/// The tables of a whole machine, with every component's AML in one DSDT.
+fn tables(cpus: u32) -> Vec<Vec<u8>> {
+    let vm = FakeHypervisor::new(|cpu| cpu.halt()).create_vm(&VmConfig::default()).unwrap();
+    let layout = Layout::new(1 << 30, 40).unwrap();
+    let (devices, _wires, _console) = Devices::new(vm.as_ref(), &layout, &PciConfig::default()).unwrap();
+    let mut tables = Vec::new();
+    devices.describe(Vec::new(), (0..cpus).collect())(&mut |acpi| {
+        let built = AcpiTables::build(acpi).unwrap();
+        tables = built.tables().map(|(_, table)| table.to_vec()).collect();
+    });
+    tables
+}
+
+fn iasl(folder: &Path, args: &[&str]) -> String {
+    let out = Command::new("iasl").args(args).current_dir(folder).output().unwrap();
+    let said = String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned();
+    assert!(out.status.success(), "iasl {args:?}: {said}");
+    said
+}
+
+/// ACPICA resolves every name and compiles what it has taken apart without a complaint.
+#[test]
+fn acpica_finds_nothing_wrong_with_the_whole_machine() {
+    if Command::new("iasl").arg("-v").output().is_err() {
+        eprintln!("NOT TESTED: iasl is missing (Debian package acpica-tools)");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for table in tables(1).into_iter().chain(tables(32)) {
+        let name = String::from_utf8_lossy(&table[..4]).into_owned();
+        std::fs::write(folder.path().join(format!("{name}.dat")), &table).unwrap();
+        let said = iasl(folder.path(), &["-d", &format!("{name}.dat")]);
+        assert!(!said.contains("External") && !said.contains("Unresolved"), "{name}: {said}");
+        let said = iasl(folder.path(), &["-f", &format!("{name}.dsl")]);
+        // It ends with numbers of them; a complaint itself is the word and spaces.
+        assert!(!said.contains("Error  ") && !said.contains("Warning  "), "{name}: {said}");
+    }
+    let dsdt = std::fs::read_to_string(folder.path().join("DSDT.dsl")).unwrap();
+    for device in ["COM1", "RTC", "KBD", "PWRB", "GED", "PEVT", "PCI0"] {
+        let there = dsdt.lines().any(|line| line.trim().starts_with(&format!("Device ({device})")));
+        assert!(there, "no {device} in {dsdt}");
+    }
+}
