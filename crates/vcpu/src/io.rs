@@ -150,7 +150,7 @@ mod tests {
             ((vcpu, index) == (3, 5)).then_some(6)
         }
         fn write(&self, vcpu: u32, index: u32, value: u64) -> bool {
-            (vcpu, index) == (3, 5) && value % 2 == 0
+            (vcpu, index) == (3, 5) && value.is_multiple_of(2)
         }
     }
 

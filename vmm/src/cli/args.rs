@@ -174,6 +174,9 @@ pub(super) struct RunArgs {
     /// The host's processors for vCPUs, such as 0=0,1=1-2,4; others run anywhere
     #[arg(long, value_name = "VCPU=CPUS[,...]", allow_hyphen_values = true)]
     pub cpu_affinity: Option<Affinity>,
+    /// Microseconds for which a halted vCPU keeps its processor busy [default: as the host is set]
+    #[arg(long, value_name = "US")]
+    pub cpu_halt_poll_us: Option<u32>,
     /// Guest RAM with a unit (K, M, G: powers of 1024) [default: 512M]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<ByteSize>,
@@ -298,6 +301,7 @@ impl RunArgs {
         set(&mut config.cmdline, &self.cmdline);
         set(&mut config.cpus, &self.cpus);
         set(&mut config.cpu.affinity, &self.cpu_affinity);
+        config.cpu.halt_poll_us = self.cpu_halt_poll_us.or(config.cpu.halt_poll_us);
         self.cpu.apply(&mut config.cpu);
         set(&mut config.memory.size, &self.memory);
         set(&mut config.memory.backing, &self.memory_backing);

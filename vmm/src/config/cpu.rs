@@ -8,6 +8,9 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+/// Nobody waits longer for a processor to be woken.
+const MAX_HALT_POLL_US: u32 = 1_000_000;
+
 /// What virtual CPUs are, beyond their number.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -17,6 +20,10 @@ pub struct CpuConfig {
     /// How wide guest-physical addresses are; as wide as the host's unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub physical_bits: Option<u8>,
+    /// How long a vCPU that halts keeps its processor busy in the hope of an interrupt, in microseconds: less delay for
+    /// more work. As the host is set unless given; 0 is not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halt_poll_us: Option<u32>,
     /// On which of the host's processors they run.
     #[serde(skip_serializing_if = "Affinity::is_empty")]
     pub affinity: Affinity,
@@ -85,6 +92,10 @@ impl<'de> Deserialize<'de> for ModelChoice {
 impl CpuConfig {
     /// Checks what can be checked without touching the host.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(us) = self.halt_poll_us.filter(|us| *us > MAX_HALT_POLL_US) {
+            let what = format!("{us} microseconds: must be at most {MAX_HALT_POLL_US}");
+            return Err(ConfigError::Value { field: "cpu.halt_poll_us", what });
+        }
         match &self.model {
             ModelChoice::Named(name) => baseline(name).map(drop),
             ModelChoice::File(_) => Ok(()),
@@ -172,6 +183,8 @@ mod tests {
         assert!(error("[cpu.features]\navx2 = \"maybe\"").contains("cpu.features.avx2"));
         assert!(error("[cpu.msrs]\n\"0x10\" = \"perhaps\"").contains("cpu.msrs"));
         assert!(error("[cpu]\naffinity = \"x\"").contains("cpu.affinity"));
+        let long = Config::from_toml("[cpu]\nhalt_poll_us = 1000001").unwrap().cpu.validate().unwrap_err();
+        assert_eq!(long.to_string(), "cpu.halt_poll_us: 1000001 microseconds: must be at most 1000000");
         assert!(error("[cpu]\nmodle = \"host\"").contains("unknown field `modle`"));
     }
 

@@ -8,6 +8,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The machine's processors, as far as they are known before there is a VM.
 pub(super) struct Cpus {
@@ -16,6 +17,7 @@ pub(super) struct Cpus {
     policy: Arc<MsrPolicy>,
     pub(super) msrs: Arc<MsrBank>,
     affinity: Affinity,
+    halt_poll: Option<Duration>,
 }
 
 impl Cpus {
@@ -43,7 +45,8 @@ impl Cpus {
         }
         let policy = Arc::new(policy);
         let msrs = Arc::new(MsrBank::new(policy.clone(), topology.apic_ids()));
-        Ok(Self { topology, guest, policy, msrs, affinity })
+        let halt_poll = config.cpu.halt_poll_us.map(|us| Duration::from_micros(us.into()));
+        Ok(Self { topology, guest, policy, msrs, affinity, halt_poll })
     }
 
     /// How wide the guest's physical addresses are.
@@ -53,6 +56,7 @@ impl Cpus {
 
     /// What must be said when the VM is made.
     pub(super) fn configure(&self, vm: &mut VmConfig) {
+        vm.halt_poll = self.halt_poll;
         if !self.policy.is_empty() {
             vm.msrs = self.policy.filter();
         }
