@@ -3,6 +3,7 @@
 mod console;
 mod engine;
 mod exit;
+mod exits;
 mod kvm;
 mod panic;
 mod signals;

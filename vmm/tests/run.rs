@@ -138,6 +138,7 @@ impl Verbs for EchoVerbs {
             resets: 0,
             end: None,
             exits: [("pio_reads".to_owned(), 5)].into(),
+            exit_latency: [("pio_reads".to_owned(), [(1024, 1)].into())].into(),
             msrs: Vec::new(),
         }
     }

@@ -17,6 +17,7 @@
 //! - No figure measured on it says anything about a real hypervisor.
 
 mod cpu;
+mod faulty;
 mod irq;
 mod memory;
 mod recorder;
@@ -27,6 +28,7 @@ mod vcpu;
 mod vm;
 
 pub use cpu::{GuestCpu, Unmapped};
+pub use faulty::{Call, Faults, Faulty};
 pub use recorder::{Op, Recorder};
 pub use script::{Script, Step};
 

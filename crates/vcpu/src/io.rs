@@ -1,7 +1,8 @@
-use crate::counters::{ExitCounters, ExitCounts, count};
+use crate::counters::{ExitCounters, ExitCounts, Kind, count};
 use drystone_bus::{Bus, Effect};
 use drystone_hypervisor::IoHandler;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Answers the accesses to model-specific registers that a VM's configuration hands over
 /// ([`MsrFilter`](drystone_hypervisor::MsrFilter)). Called on vCPU threads, also on several at once; it does not block.
@@ -21,6 +22,8 @@ pub struct BusIo {
     msrs: Option<(u32, Arc<dyn MsrHandler>)>,
     effect: Effect,
     counters: Arc<ExitCounters>,
+    /// Why and when the guest was left that has not been entered again.
+    out: Option<(Kind, Instant)>,
 }
 
 impl BusIo {
@@ -30,7 +33,7 @@ impl BusIo {
     }
 
     pub(crate) fn counting(bus: Arc<Bus>, counters: Arc<ExitCounters>) -> Self {
-        Self { bus, msrs: None, effect: Effect::None, counters }
+        Self { bus, msrs: None, effect: Effect::None, counters, out: None }
     }
 
     /// Has `handler` answer what vCPU `vcpu` asks of model-specific registers; without one every such access faults.
@@ -57,6 +60,26 @@ impl BusIo {
         self.counters.snapshot()
     }
 
+    /// The guest was left for an access, or for one more of the same exit.
+    fn left(&mut self, kind: Kind) {
+        count(&self.counters.of(kind).count);
+        if self.out.is_none() {
+            self.out = Some((kind, Instant::now()));
+        }
+    }
+
+    /// The guest is about to be entered: what it was out for is over.
+    pub(crate) fn entering(&mut self) {
+        if let Some((kind, since)) = self.out.take() {
+            self.counters.of(kind).times.take(since.elapsed());
+        }
+    }
+
+    /// The guest is not entered again for now, and what it was out for is no access any more.
+    pub(crate) fn staying_out(&mut self) {
+        self.out = None;
+    }
+
     fn keep(&mut self, effect: Effect) {
         match effect {
             Effect::None => {}
@@ -68,29 +91,29 @@ impl BusIo {
 
 impl IoHandler for BusIo {
     fn pio_read(&mut self, port: u16, data: &mut [u8]) {
-        count(&self.counters.pio_reads);
+        self.left(Kind::PioRead);
         self.bus.pio.read(port.into(), data);
     }
     fn pio_write(&mut self, port: u16, data: &[u8]) {
-        count(&self.counters.pio_writes);
+        self.left(Kind::PioWrite);
         let effect = self.bus.pio.write(port.into(), data);
         self.keep(effect);
     }
     fn mmio_read(&mut self, addr: u64, data: &mut [u8]) {
-        count(&self.counters.mmio_reads);
+        self.left(Kind::MmioRead);
         self.bus.mmio.read(addr, data);
     }
     fn mmio_write(&mut self, addr: u64, data: &[u8]) {
-        count(&self.counters.mmio_writes);
+        self.left(Kind::MmioWrite);
         let effect = self.bus.mmio.write(addr, data);
         self.keep(effect);
     }
     fn rdmsr(&mut self, index: u32) -> Option<u64> {
-        count(&self.counters.msr_reads);
+        self.left(Kind::MsrRead);
         self.msrs.as_ref().and_then(|(vcpu, handler)| handler.read(*vcpu, index))
     }
     fn wrmsr(&mut self, index: u32, value: u64) -> bool {
-        count(&self.counters.msr_writes);
+        self.left(Kind::MsrWrite);
         self.msrs.as_ref().is_some_and(|(vcpu, handler)| handler.write(*vcpu, index, value))
     }
 }

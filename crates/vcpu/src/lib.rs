@@ -18,7 +18,7 @@ mod sync {
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 }
 
-pub use counters::ExitCounts;
+pub use counters::{ExitCounts, ExitLatency, Histogram};
 pub use error::VcpuError;
 pub use event::{EventSink, VcpuEvent, VcpuEventKind};
 pub use io::{BusIo, MsrHandler};

@@ -7,6 +7,7 @@ use crate::events::CauseKind;
 use crate::registry::{Entry, Registry, RegistryError, VmId};
 use drystone_vcpu::msr::MsrCount;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
@@ -147,6 +148,7 @@ pub(super) fn info(
         resets,
         end,
         exits,
+        exit_latency,
         msrs,
     } = info;
     writeln!(out, "id       {id}\npid      {pid}\nstate    {state}\ncpus     {cpus}")?;
@@ -159,10 +161,28 @@ pub(super) fn info(
     for (kind, n) in exits {
         writeln!(out, "exits    {kind} {n}")?;
     }
+    for (kind, times) in exit_latency {
+        writeln!(out, "latency  {kind}: {}", latency(&times))?;
+    }
     for MsrCount { registers, action, reads, writes, .. } in msrs {
         writeln!(out, "msrs     {registers} {action}: {reads} reads, {writes} writes")?;
     }
     Ok(())
+}
+
+/// The classes of a histogram in which half, 99 % and all of its times end.
+fn latency(times: &BTreeMap<u64, u64>) -> String {
+    let total: u128 = times.values().map(|&n| u128::from(n)).sum();
+    let below = |percent: u128| {
+        let mut sum = 0;
+        let mut classes = times.iter();
+        let found = classes.find(|&(_, &n)| {
+            sum += u128::from(n) * 100;
+            sum >= total * percent
+        });
+        found.map_or(Duration::ZERO, |(&below, _)| Duration::from_nanos(below))
+    };
+    format!("half below {:.1?}, 99 % below {:.1?}, all below {:.1?}", below(50), below(99), below(100))
 }
 
 /// `drystone pause`, `resume`, `power`, `ctrl-alt-del`, `nmi`, `reset`, `stop`.

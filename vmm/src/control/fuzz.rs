@@ -26,6 +26,7 @@ impl Verbs for Agreeable {
             resets: 0,
             end: None,
             exits: [("io".to_owned(), 1)].into(),
+            exit_latency: [("io".to_owned(), [(1024, 1)].into())].into(),
             msrs: Vec::new(),
         }
     }

@@ -38,6 +38,10 @@ pub struct Info {
     /// Exits from the guest by kind, since the start.
     #[serde(default)]
     pub exits: BTreeMap<String, u64>,
+    /// How long the guest waited for the answers to its accesses: by kind of exit, how often it was less than so many
+    /// nanoseconds, and not less than half as many.
+    #[serde(default)]
+    pub exit_latency: BTreeMap<String, BTreeMap<u64, u64>>,
     /// How often the guest met the rules for model-specific registers; rules that it never met are left out.
     #[serde(default)]
     pub msrs: Vec<MsrCount>,

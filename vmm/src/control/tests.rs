@@ -57,6 +57,7 @@ impl Verbs for Stub {
             resets: 3,
             end: None,
             exits: [("pio_writes".to_owned(), 9)].into(),
+            exit_latency: [("pio_writes".to_owned(), [(1024, 1)].into())].into(),
             msrs: Vec::new(),
         }
     }

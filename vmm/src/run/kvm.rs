@@ -1,4 +1,5 @@
 use super::engine::{Built, Engine};
+use super::exits;
 use crate::config::Config;
 use crate::control::{self, Action, Info, VerbError, Verbs};
 use crate::events::{History, Journal};
@@ -9,9 +10,8 @@ use crate::registry::VmId;
 use drystone_kvm::Kvm;
 use drystone_lifecycle::{self as lifecycle, StateReader, Verb};
 use drystone_observe::{Registry, Snapshot};
+use drystone_vcpu::VcpuSet;
 use drystone_vcpu::msr::MsrBank;
-use drystone_vcpu::{ExitCounts, VcpuSet};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -80,7 +80,8 @@ impl Verbs for Running {
             boot_protocol: self.booted.protocol.to_string(),
             resets: status.resets,
             end: status.end.as_ref().map(Into::into),
-            exits: exits(&self.vcpus),
+            exits: exits::counts(&self.vcpus),
+            exit_latency: exits::latency(&self.vcpus),
             msrs: self.msrs.counts(),
         }
     }
@@ -115,42 +116,4 @@ impl Verbs for Running {
             Err(e) => Err(VerbError::Illegal(e.to_string())),
         }
     }
-}
-
-/// All vCPUs' exits by kind; kinds that never occurred are left out.
-fn exits(vcpus: &VcpuSet) -> BTreeMap<String, u64> {
-    let mut sums = BTreeMap::new();
-    for counts in vcpus.ids().filter_map(|id| vcpus.counts(id)) {
-        let ExitCounts {
-            pio_reads,
-            pio_writes,
-            mmio_reads,
-            mmio_writes,
-            msr_reads,
-            msr_writes,
-            interrupted,
-            halted,
-            shutdown,
-            faults,
-            ..
-        } = counts;
-        for (kind, n) in [
-            ("pio_reads", pio_reads),
-            ("pio_writes", pio_writes),
-            ("mmio_reads", mmio_reads),
-            ("mmio_writes", mmio_writes),
-            ("msr_reads", msr_reads),
-            ("msr_writes", msr_writes),
-            ("interrupted", interrupted),
-            ("halted", halted),
-            ("shutdown", shutdown),
-            ("faults", faults),
-        ] {
-            if n > 0 {
-                let sum: &mut u64 = sums.entry(kind.to_owned()).or_default();
-                *sum = sum.wrapping_add(n);
-            }
-        }
-    }
-    sums
 }

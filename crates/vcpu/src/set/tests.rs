@@ -186,5 +186,12 @@ fn exits_are_counted_while_the_guest_runs() {
     let counts = rig.set.counts(0).unwrap();
     assert_eq!((counts.pio_writes, counts.pio_reads, counts.mmio_reads, counts.mmio_writes), (5, 1, 1, 1));
     assert_eq!((counts.halted, counts.shutdown, counts.faults), (1, 0, 0));
+    // Each access was answered, and the guest went on.
+    let latency = counts.latency;
+    assert_eq!((latency.pio_writes.count(), latency.pio_reads.count()), (5, 1));
+    assert_eq!(
+        (latency.mmio_writes.count(), latency.mmio_reads.count(), latency.msr_reads.count()),
+        (1, 1, 0)
+    );
     assert_eq!(rig.set.counts(1), None);
 }

@@ -58,6 +58,7 @@ impl Worker {
                 VcpuEventKind::Fault(RunError::Unexpected { id: self.slot.id, what })
             }
         };
+        self.io.staying_out();
         if matches!(event, VcpuEventKind::Fault(_)) {
             count(&self.slot.counters.faults);
         }
@@ -67,7 +68,10 @@ impl Worker {
     }
 
     fn enter(&mut self) -> Next {
-        let outcome = lock(&self.slot.vcpu).run(&mut self.io);
+        let mut vcpu = lock(&self.slot.vcpu);
+        self.io.entering();
+        let outcome = vcpu.run(&mut self.io);
+        drop(vcpu);
         if let (Some(_), Ok(Exit::Io)) = (self.io.effect(), &outcome) {
             // The instruction completes when the vCPU next enters the guest. The kick ends that entry right there.
             self.slot.kicker.kick();
