@@ -13,7 +13,7 @@ pub use foreign::{Arena, Foreign, ForeignHal};
 pub use host::{Edges, Log, Pump, within};
 pub use ops::{Address, GuestOp, ops};
 pub use ring::{Buf, DriverRing, INDIRECT, NEXT, WRITE};
-pub use transport::{MmioPort, Transport, bring_up};
+pub use transport::{CorePort, MmioPort, Transport, bring_up};
 pub use world::{CANARY, World};
 
 use drystone_memory::RamMap;

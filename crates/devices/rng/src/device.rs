@@ -1,21 +1,18 @@
 use crate::{RngConfig, RngCounters, RngError};
 use drystone_memory::Mem;
 use drystone_state::{NoState, Persist, PersistDyn, RestoreError, SaveError};
-use drystone_virtio::{Cx, Description, Fault, RingRef, Source, VirtioDevice, Worker};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
-};
+use drystone_virtio::{Cx, Description, Fault, RingRef, Source, Timer, VirtioDevice, Worker};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The only queue (5.4.2).
 const REQUESTS: u16 = 0;
 /// Most bytes for one request, whatever its length: a guest cannot have us read for long. Linux asks for 64.
 const MOST: usize = 1024;
 /// When a source that failed is asked again.
-const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const RETRY: Duration = Duration::from_millis(100);
 /// How often in a row a signal may interrupt a read.
 const INTERRUPTIONS: u32 = 8;
 
@@ -27,8 +24,7 @@ const INTERRUPTIONS: u32 = 8;
 pub struct Rng {
     source: Box<dyn Read + Send>,
     buffer: Box<[u8; MOST]>,
-    /// A timer.
-    retry: Arc<OwnedFd>,
+    retry: Timer,
     counters: Arc<RngCounters>,
 }
 
@@ -38,12 +34,10 @@ impl Rng {
     /// # Errors
     /// [`RngError::Timer`] if the host has no descriptor left.
     pub fn new(source: Box<dyn Read + Send>) -> Result<(Self, Arc<RngCounters>), RngError> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let retry =
-            timerfd_create(TimerfdClockId::Monotonic, flags).map_err(|e| RngError::Timer(e.into()))?;
+        let retry = Timer::new().map_err(RngError::Timer)?;
         let counters = Arc::new(RngCounters::default());
         let buffer = Box::new([0; MOST]);
-        Ok((Self { source, buffer, retry: Arc::new(retry), counters: counters.clone() }, counters))
+        Ok((Self { source, buffer, retry, counters: counters.clone() }, counters))
     }
 
     /// Reads random bytes from the file that `config` names.
@@ -99,9 +93,7 @@ impl Rng {
         if let Err(error) = outcome {
             self.counters.errors.increment();
             cx.report("reading random bytes from the host", &error);
-            let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: RETRY };
-            // It cannot fail for a timer and a time that are valid.
-            let _ = timerfd_settime(&self.retry, TimerfdTimerFlags::empty(), &once);
+            self.retry.set(RETRY);
         }
         Ok(())
     }
@@ -116,7 +108,7 @@ impl<M: Mem> Worker<M> for Rng {
         self.serve_all(cx)
     }
     fn sources(&self) -> Vec<Source> {
-        vec![Source { fd: self.retry.clone(), token: 0, readable: true, writable: false }]
+        vec![self.retry.source(0)]
     }
 }
 
