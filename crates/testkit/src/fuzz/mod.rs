@@ -14,6 +14,7 @@ mod msr_policy;
 mod pci;
 mod saved_state;
 mod serial;
+mod virtio;
 
 pub use block::block;
 pub use boot_params::boot_params;
@@ -26,6 +27,7 @@ pub use msr_policy::msr_policy;
 pub use pci::pci;
 pub use saved_state::{saved_state, saved_state_on};
 pub use serial::serial;
+pub use virtio::{rng, virtio_core, virtio_mmio, virtio_ring};
 
 use std::path::Path;
 
