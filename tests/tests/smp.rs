@@ -167,10 +167,11 @@ fn up_to_thirty_two() {
     }
 }
 
-/// Pauses and resumes four busy vCPUs through the socket for a while, on processors that they are bound to.
+/// Pauses and resumes four busy vCPUs through the socket for a while. They are bound so that one processor has time for
+/// whoever asks for the pauses.
 const PAUSES: &str = r#"
-mkfifo keys; (exec 3<>keys; nice -n 10 drystone run --id load --kernel vmlinux --initrd smp.cpio --memory 512M --cpus 4 \
-    --cpu-affinity 0=0,1=1,2-3=0-1 --cmdline 'quiet test=load' <&3 > load.out) & pid=$!
+mkfifo keys; (exec 3<>keys; drystone run --id load --kernel vmlinux --initrd smp.cpio --memory 512M --cpus 4 \
+    --cpu-affinity 0-2=0,3=0-1 --cmdline 'quiet test=load' <&3 > load.out) & pid=$!
 n=0; until grep -q '^count 2' load.out 2>/dev/null; do usleep 100000; n=$((n+1)); [ $n -lt 900 ] || { cat load.out; exit 98; }; done
 vmm=$(cat run/load/pid)
 for t in /proc/$vmm/task/*; do
@@ -199,7 +200,7 @@ fn four_busy_vcpus_stand_still_and_go_on() {
     let value = |name: &str| report(&text, name).unwrap_or_else(|| panic!("no report of {name}"));
     assert_eq!(
         ["vcpu0", "vcpu1", "vcpu2", "vcpu3"].map(value),
-        ["0", "1", "0-1", "0-1"],
+        ["0", "0", "0", "0-1"],
         "where vCPUs may run"
     );
     assert!(value("pauses").parse::<u32>().unwrap() >= 5, "it was paused {} times", value("pauses"));
