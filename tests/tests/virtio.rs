@@ -128,7 +128,9 @@ const KNOWN_WARNINGS: &[&str] = &[
     "PCI: Fatal: No config space access function found",
     "PCI: System does not support PCI",
     "amd_pstate: the _CPC object is not present in SBIOS or ACPI disabled",
+    // A busy host.
     "hrtimer: interrupt took ",
+    "clocksource: Long readout interval",
 ];
 
 fn use_disks(version: Version, cpus: &[u32]) {
