@@ -135,7 +135,7 @@ fn an_unreadable_kernel() {
     }
     let place = Place::new();
     let kernel = place.file("vmlinuz", &images::bzimage());
-    std::fs::set_permissions(&kernel, Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&kernel, Permissions::from_mode(0o0)).unwrap();
     // Root reads everything, unless it has given its capabilities away.
     let mut command = Command::new("setpriv");
     if is_root() {

@@ -299,7 +299,7 @@ fn the_state_is_told_while_a_verb_takes_its_time() {
     let (sender, done) = std::sync::mpsc::channel();
     for _ in 0..4 {
         let (client, sender) = (server.client(), sender.clone());
-        std::thread::spawn(move || sender.send(client.act(Action::Reset)));
+        std::thread::spawn(move || drop(sender.send(client.act(Action::Reset))));
     }
     // Whichever comes next has the second place and waits for its turn; the others are refused.
     for _ in 0..3 {

@@ -24,7 +24,7 @@ pub fn saved_state(data: &[u8]) {
 /// If the unchanged state is refused, or a vCPU with a restored state cannot be saved or dropped.
 pub fn saved_state_on(backend: &Backend, data: &[u8]) {
     let mut input = Input::new(data);
-    let config = if input.u8() % 2 == 0 { VmConfig::bare() } else { VmConfig::default() };
+    let config = if input.u8().is_multiple_of(2) { VmConfig::bare() } else { VmConfig::default() };
     let (vm, vcpu) = saved(backend, &config);
     let mut fresh = TinyVm::new(backend, config, guest::counts());
     let (new_vm, new_vcpu) = (changed(&vm, &mut input), changed(&vcpu, &mut input));

@@ -91,7 +91,7 @@ pub fn virtio_ring(data: &[u8]) {
                 2 => u64::MAX - u64::from(input.u8() % 32),
                 _ => 0x6_0000 + u64::from(input.u16() % 0x1000),
             };
-            let len = if input.u8() % 8 == 0 { input.u32() } else { u32::from(input.u8()) };
+            let len = if input.u8().is_multiple_of(8) { input.u32() } else { u32::from(input.u8()) };
             *slot = (addr, len, input.u16() & (NEXT | WRITE | INDIRECT), input.u16() % 10);
             let base = if t == 0 { d.descriptors() } else { TABLE };
             d.put(base, i, (slot.0, slot.1, slot.2), slot.3);
@@ -211,7 +211,7 @@ fn restore_anything(old: &MmioPort<Ram>, new: MmioPort<Ram>, input: &mut Input<'
     let MmioState { core: CoreState { device, .. }, .. } = old.0.save().unwrap();
     old.0.resume().unwrap();
     let mut queue = || QueueState {
-        size: if input.u8() % 4 == 0 { input.u16() } else { 1 << (input.u8() % 9) },
+        size: if input.u8().is_multiple_of(4) { input.u16() } else { 1 << (input.u8() % 9) },
         enabled: input.u8() & 1 == 0,
         descriptors: u64::from(input.u16()) << 4,
         available: u64::from(input.u16()),
