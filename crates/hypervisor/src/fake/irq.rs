@@ -84,7 +84,8 @@ pub(super) struct Irqs {
     /// Inputs of the VMM's I/O APIC, with the last message of each.
     pins: Mutex<BTreeMap<u32, Option<Msi>>>,
     epoll: Arc<Epoll>,
-    stop: EventFd,
+    /// The watcher holds it too: closed before the watcher has seen it, it would be taken out of `epoll` unseen.
+    stop: Arc<EventFd>,
 }
 
 impl Irqs {
@@ -95,7 +96,7 @@ impl Irqs {
             inputs: Mutex::default(),
             pins: Mutex::default(),
             epoll: Arc::new(Epoll::new()?),
-            stop: EventFd::new(0)?,
+            stop: Arc::new(EventFd::new(0)?),
         };
         let stop = EpollEvent::new(EventSet::IN, STOP);
         irqs.epoll.ctl(ControlOperation::Add, irqs.stop.as_raw_fd(), stop)?;
@@ -265,8 +266,9 @@ impl Irqs {
 
     /// Calls `notify` whenever an eventfd was written, on a thread, until it answers false or the controller is gone.
     pub(super) fn watch(&self, notify: impl Fn() -> bool + Send + 'static) -> io::Result<()> {
-        let epoll = self.epoll.clone();
+        let (epoll, stop) = (self.epoll.clone(), self.stop.clone());
         let watcher = move || {
+            let _stop = stop;
             let mut ready = [EpollEvent::default(); 8];
             loop {
                 match epoll.wait(-1, &mut ready) {
