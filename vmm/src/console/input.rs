@@ -18,7 +18,8 @@ const GLANCE: Duration = Duration::from_millis(100);
 /// What is called, on the reading thread, with each wish that the user types.
 pub type OnEscape = Box<dyn Fn(Escape) + Send>;
 
-/// The threads that bring the user's input to the guest.
+/// The threads that bring the user's input to the guest: one that reads, and for a terminal one that feeds the guest, so that
+/// the escape key is seen also while the guest takes nothing.
 pub struct Input {
     stop: Arc<Latch>,
     queue: Arc<Queue>,
@@ -32,7 +33,13 @@ struct Reader {
     parser: EscapeParser,
     on_escape: OnEscape,
     stop: Arc<Latch>,
-    queue: Arc<Queue>,
+    to: To,
+}
+
+/// Where the reading thread puts what was typed.
+enum To {
+    Queue(Arc<Queue>),
+    Guest(Box<dyn InputSink>),
 }
 
 impl Input {
@@ -47,18 +54,19 @@ impl Input {
         on_escape: OnEscape,
     ) -> io::Result<Self> {
         let (stop, queue) = (Arc::new(Latch::new()?), Arc::new(Queue::new(TYPE_AHEAD)));
-        let reader = Reader {
-            fd: host::reopen(from, OFlags::RDONLY)?,
-            terminal,
-            parser: EscapeParser::default(),
-            on_escape,
-            stop: stop.clone(),
-            queue: queue.clone(),
-        };
+        let fd = host::reopen(from, OFlags::RDONLY)?;
         // Made first: should the second thread fail to start, dropping this ends the first.
-        let mut input = Self { stop, queue: queue.clone(), threads: Vec::new() };
+        let mut input = Self { stop: stop.clone(), queue: queue.clone(), threads: Vec::new() };
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        input.threads.push(thread("console-feed").spawn(move || feed(&queue, sink.as_ref()))?);
+        let to = if terminal.is_some() {
+            let queue = queue.clone();
+            let feed = move || feed(&queue, sink.as_ref());
+            input.threads.push(thread("console-feed").spawn(feed)?);
+            To::Queue(input.queue.clone())
+        } else {
+            To::Guest(sink)
+        };
+        let reader = Reader { fd, terminal, parser: EscapeParser::default(), on_escape, stop, to };
         input.threads.push(thread("console-in").spawn(move || reader.run())?);
         Ok(input)
     }
@@ -79,7 +87,9 @@ impl Drop for Input {
 impl Reader {
     fn run(mut self) {
         while self.step() {}
-        self.queue.end();
+        if let To::Queue(queue) = &self.to {
+            queue.end();
+        }
     }
 
     /// False at the end of the input.
@@ -103,7 +113,7 @@ impl Reader {
 
     fn take(&mut self, typed: &[u8]) -> bool {
         if self.terminal.is_none() {
-            return self.queue.put(typed);
+            return self.put(typed);
         }
         let mut bytes = Vec::with_capacity(typed.len() + 1);
         for byte in typed {
@@ -114,7 +124,26 @@ impl Reader {
                 Key::Escape(wish) => (self.on_escape)(wish),
             }
         }
-        self.queue.put(&bytes)
+        self.put(&bytes)
+    }
+
+    /// False when nobody wants it any more.
+    fn put(&self, mut bytes: &[u8]) -> bool {
+        let sink = match &self.to {
+            To::Queue(queue) => return queue.put(bytes),
+            To::Guest(sink) => sink,
+        };
+        loop {
+            bytes = bytes.get(sink.push(bytes)..).unwrap_or_default();
+            if bytes.is_empty() {
+                return true;
+            }
+            if sink.is_closed() || host::wait(None, Some(&self.stop), Some(Duration::ZERO)) == Ready::Latched
+            {
+                return false;
+            }
+            sink.wait_for_room(GLANCE);
+        }
     }
 }
 
