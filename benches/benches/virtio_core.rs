@@ -3,11 +3,11 @@
 //! Work of a chain: two descriptors; the device reads 16 bytes and writes 8. Serving is timed by the thread's CPU time, so that a
 //! host that is busy with something else counts for little; programs take turns, and medians are told.
 #![allow(
-    clippy::print_stdout,
-    clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::panic
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used
 )]
 
 use drystone_memory::Mem;

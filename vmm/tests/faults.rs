@@ -1,5 +1,5 @@
 //! When the host fails in the middle of building a machine, the error says at what, and nothing is left.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone::config::Config;
 use drystone::events::Journal;

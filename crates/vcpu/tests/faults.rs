@@ -1,6 +1,6 @@
 //! When the host fails in the middle of anything, the error says which vCPU and what, no thread is left, and what can be
 //! asked again works.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_bus::{Bus, BusDevice, Effect};
 use drystone_hypervisor::fake::{Call, FakeHypervisor, Faults, Faulty, GuestCpu};

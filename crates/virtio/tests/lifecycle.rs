@@ -1,5 +1,5 @@
 //! Pause, reset, saving and containment, with requests in flight.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! The registers of virtio-mmio.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_bus::{BusDevice, Effect};
 use drystone_state::{Component, Persist, RestoreError};

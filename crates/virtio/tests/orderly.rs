@@ -1,5 +1,5 @@
 //! Property tests: orderly drivers, paused and moved anywhere.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_testkit::virtio::{Address, Edges};
 use drystone_testkit::virtio::{Echo, GuestOp, Ram, World, ops};

@@ -1,5 +1,5 @@
 //! Rings through the core with the driver's half from testkit, on one thread.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod common;
 

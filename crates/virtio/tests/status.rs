@@ -1,5 +1,5 @@
 //! Negotiation, the status machine, the configuration space, saved state.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! A driver that we did not write, sources that fail, and moving.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_rng::{Rng, RngConfig, RngCounters};
 use drystone_state::{Component, Persist};
