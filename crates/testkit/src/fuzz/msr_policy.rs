@@ -15,18 +15,19 @@ const VCPU: u32 = 3;
 /// rest is accesses.
 ///
 /// # Panics
-/// If the filter hands over what a rule allows or keeps what a rule takes; if its ranges overlap or are more than the
+/// If the filter hands over what a rule allows, or one of the defaults names, or keeps what another rule takes; if its ranges overlap or are more than the
 /// rules can make; if a register answers another value than was written; if a saved bank is not what it was.
 pub fn msr_policy(data: &[u8]) {
     let mut input = Input::new(data);
-    let policy = Arc::new(policy(&mut input).with_defaults());
+    let own = policy(&mut input);
+    let policy = Arc::new(own.clone().with_defaults());
     let filter = policy.filter();
     assert!(filter.ranges.windows(2).all(|w| w[0].last < w[1].first), "sorted, and apart");
     let edges = policy.rules().iter().flat_map(|(range, _)| {
         [range.first().wrapping_sub(1), range.first(), range.last(), range.last().wrapping_add(1)]
     });
     for index in edges.collect::<Vec<_>>() {
-        let taken = !matches!(rule(&policy, index), None | Some(MsrRule::Allow));
+        let taken = !matches!(rule(&own, index), None | Some(MsrRule::Allow));
         assert_eq!(filter.action(index, false) == Some(MsrAction::HandOver), taken, "{index:#x}");
     }
     let bank = MsrBank::new(policy.clone(), [VCPU]);

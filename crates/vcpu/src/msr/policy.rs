@@ -23,6 +23,8 @@ pub enum MsrRule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MsrPolicy {
     rules: Vec<(MsrRange, MsrRule)>,
+    /// So many rules at the end are the defaults, and are asked only about what the hypervisor does not know.
+    defaults: usize,
 }
 
 /// Why a policy makes no sense.
@@ -48,10 +50,9 @@ pub enum MsrPolicyError {
 
 const APIC: MsrRange = MsrRange::of(0x800, 0x8ff);
 
-/// For every guest, after its own rules.
+/// For every guest, after its own rules, and only where the hypervisor has no answer: taking a register from KVM makes it
+/// wait for a grace period, which is longer than all else that is done to make a VM.
 const DEFAULT: &[(MsrRange, MsrRule)] = &[
-    // Hyper-V's and Xen's: KVM answers some of them also to a guest whose CPUID does not offer them.
-    (MsrRange::of(0x4000_0000, 0x4000_0fff), MsrRule::Deny),
     // TOP_MEM and TOP_MEM2 (AMD APM volume 2, 7.9.4): kernels read them unasked, and KVM does not know them. Zero means that
     // the firmware set no limit.
     (MsrRange::of(0xc001_001a, 0xc001_001a), MsrRule::Emulate(0)),
@@ -89,7 +90,7 @@ impl MsrPolicy {
         if matches!(rule, MsrRule::Emulate(_)) && self.emulated() + range.count() > Self::MAX_EMULATED {
             return Err(MsrPolicyError::TooManyEmulated(range));
         }
-        self.rules.push((range, rule));
+        self.rules.insert(self.own().len(), (range, rule));
         Ok(self)
     }
 
@@ -98,11 +99,20 @@ impl MsrPolicy {
         emulated.map(|(range, _)| range.count()).sum()
     }
 
-    /// These rules, and behind them those that are good for every guest.
+    /// These rules, and behind them those that are good for every guest. They are asked only about registers that the
+    /// hypervisor does not know.
     #[must_use]
     pub fn with_defaults(mut self) -> Self {
-        self.rules.extend(DEFAULT);
+        if self.defaults == 0 {
+            self.rules.extend(DEFAULT);
+            self.defaults = DEFAULT.len();
+        }
         self
+    }
+
+    /// The rules without the defaults.
+    fn own(&self) -> &[(MsrRange, MsrRule)] {
+        self.rules.get(..self.rules.len() - self.defaults).unwrap_or_default()
     }
 
     /// Whether there is no rule.
@@ -121,8 +131,8 @@ impl MsrPolicy {
         found.map(|(number, (_, rule))| (number, *rule))
     }
 
-    /// What the hypervisor must hand over: whatever is denied or emulated, so that it is counted, and what it does not
-    /// know. Ranges are disjoint, and as few as can be.
+    /// What the hypervisor must hand over: whatever a rule other than the defaults denies or emulates, so that it is
+    /// counted, and what it does not know. Ranges are disjoint, and as few as can be.
     pub fn filter(&self) -> MsrFilter {
         let mut filter = MsrFilter::default();
         filter.hand_over_unknown = true;
@@ -141,7 +151,7 @@ impl MsrPolicy {
 
     fn handed_over(&self) -> Vec<MsrRange> {
         let mut taken: Vec<MsrRange> = Vec::new();
-        for (number, (range, rule)) in self.rules.iter().enumerate() {
+        for (number, (range, rule)) in self.own().iter().enumerate() {
             if *rule == MsrRule::Allow {
                 continue;
             }

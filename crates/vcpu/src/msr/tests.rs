@@ -113,13 +113,13 @@ fn a_table_says_the_same_and_the_closer_rule_counts() {
 }
 
 #[test]
-fn the_default_hides_other_hypervisors_and_survives_kernels() {
-    let bank = bank(policy(&[("0x40000000", Allow)]).with_defaults());
-    assert_eq!((bank.read(0, 0x4000_0001), bank.read(0, 0xc001_001a)), (None, Some(0)));
-    assert!(!bank.write(0, 0x4000_0001, 1));
-    assert_eq!(handed_over(&MsrPolicy::new().with_defaults()).len(), 3);
-    assert_eq!(
-        handed_over(&policy(&[("0x40000000", Allow)]).with_defaults()).first(),
-        Some(&(0x4000_0001, 0x4000_0fff))
-    );
+fn the_defaults_answer_what_the_hypervisor_does_not_know_and_take_nothing_from_it() {
+    let defaults = MsrPolicy::new().with_defaults();
+    assert_eq!((handed_over(&defaults), defaults.filter().hand_over_unknown), (vec![], true));
+    let mut mine = policy(&[("0xc001001a", Deny)]).with_defaults().with_defaults();
+    mine.push(MsrRange::new(0x10, 0x10).unwrap(), Deny).unwrap();
+    assert_eq!(handed_over(&mine), [(0x10, 0x10), (0xc001_001a, 0xc001_001a)]);
+    let bank = bank(mine);
+    assert_eq!((bank.read(0, 0xc001_001a), bank.read(0, 0xc001_001d)), (None, Some(0)), "mine come first");
+    assert_eq!(bank.read(0, 0x10), None);
 }
