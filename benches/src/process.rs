@@ -110,7 +110,7 @@ impl Drop for Running {
     }
 }
 
-/// Starts `command`, whose guest is the [probe](crate::probe), until the guest's first byte.
+/// Starts `command`, whose guest is the [probe], until the guest's first byte.
 ///
 /// # Errors
 /// [`MeasureError`].
