@@ -16,6 +16,8 @@ mount -t devtmpfs devtmpfs /dev
 echo "report release $(uname -r)"
 echo "report cpus $(grep -c ^processor /proc/cpuinfo)"
 echo "report memory_kib $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
+echo "report loader $(cat /proc/sys/kernel/bootloader_type)"
+sed -n 's/^\([0-9a-f]*-[0-9a-f]*\) : System RAM.*/iomem \1/p' /proc/iomem
 echo "report ttyS0 $(cat /sys/class/tty/ttyS0/type)"
 echo "report date $(date +%s)"
 dmesg -r | grep '^<[0-4]>' | sed 's/^<[0-9]>\[[ 0-9.]*\] /warning /'

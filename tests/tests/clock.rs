@@ -4,8 +4,8 @@
 use drystone_lab::Version;
 use drystone_tests::{Bench, report};
 
-/// Prints its clocks over and over, in nanoseconds: CLOCK_REALTIME and CLOCK_MONOTONIC. Its watchdog takes 4 seconds
-/// without progress for a lock-up.
+/// Prints its clocks over and over, in nanoseconds: CLOCK_MONOTONIC, and what CLOCK_REALTIME is ahead of it (busybox's `date`
+/// knows seconds only, /proc/timer_list both). Its watchdog takes 4 seconds without progress for a lock-up.
 const INIT: &str = r#"#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -15,12 +15,14 @@ echo "report watchdog $(cat /proc/sys/kernel/soft_watchdog) $(cat /proc/sys/kern
 echo "report source $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 dmesg -c > /dev/null
 (sleep 25; dmesg -r | grep '^<[0-4]>' | sed 's/^<[0-9]>/warning /'; echo 'report warned done') &
-while :; do echo "clock $(date +%s%N) $(awk '/^now at/ { print $3; exit }' /proc/timer_list)"; usleep 30000; done
+clocks() { awk '/^now at/ { now = $3 } /ktime_get_real/ { real = 1 } real && /offset:/ { print now, $2; exit }' /proc/timer_list; }
+while :; do echo "clock $(clocks)"; usleep 30000; done
 "#;
 
 /// Each line of the guest comes with the time at which it arrived here.
 const SCRIPT: &str = r#"
-stamp() { while read -r line; do echo "$(date +%s%N) $line"; done; }
+clocks() { awk '/^now at/ { now = $3 } /ktime_get_real/ { real = 1 } real && /offset:/ { print now, $2; exit }' /proc/timer_list; }
+stamp() { while read -r line; do echo "$(clocks) $line"; done; }
 lines() { grep -c ' clock ' a.out; }
 until_lines() { n=0; until [ "$(lines)" -ge $1 ]; do usleep 200000; n=$((n+1)); [ $n -lt 600 ] || { cat a.out a.log; exit 99; }; done; }
 drystone run --id a --cpus 2 --kernel vmlinux --initrd guest.cpio --memory 128M --cmdline quiet --log-file a.log < /dev/null 2> a.err | stamp > a.out &
@@ -43,12 +45,13 @@ struct Reading {
 
 fn readings(text: &str) -> Vec<Reading> {
     let reading = |line: &str| {
-        let mut words = line.split_whitespace();
-        let arrived: i128 = words.next()?.parse().ok()?;
-        if words.next()? != "clock" {
-            return None;
-        }
-        let (real, monotonic): (i128, i128) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        let (here, there) = line.split_once(" clock ")?;
+        let pair = |text: &str| -> Option<(i128, i128)> {
+            let (monotonic, ahead) = text.trim().split_once(' ')?;
+            Some((monotonic.parse().ok()?, ahead.parse().ok()?))
+        };
+        let (here, there) = (pair(here)?, pair(there)?);
+        let (arrived, real, monotonic) = (here.0 + here.1, there.0 + there.1, there.0);
         Some(Reading { arrived, real: arrived - real, monotonic: arrived - monotonic })
     };
     text.lines().filter_map(reading).collect()
