@@ -143,3 +143,12 @@ pub fn report<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let prefix = format!("report {name} ");
     text.lines().find_map(|line| line.trim_end().strip_prefix(&prefix))
 }
+
+/// Whether the full matrices were asked for (`DRYSTONE_FULL=1`). If not, says out loud that `what` is not run.
+pub fn full(what: &str) -> bool {
+    let asked = std::env::var_os("DRYSTONE_FULL").is_some();
+    if !asked {
+        eprintln!("NOT RUN: {what}; DRYSTONE_FULL=1 runs it");
+    }
+    asked
+}

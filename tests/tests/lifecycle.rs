@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_lab::Version;
-use drystone_tests::{Bench, report};
+use drystone_tests::{Bench, full, report};
 use std::time::Duration;
 
 /// `start NAME TEST [FLAGS]` runs a guest in the background, its console in NAME.out; `await NAME TEXT` waits for a line.
@@ -99,6 +99,9 @@ printf 'one\nend\n' > typed; (sleep 8; cat typed; sleep 20) | drystone run --ker
 /// Whichever way a Linux on several processors takes, its reset is one, and a machine that is reset is as it was.
 #[test]
 fn a_guest_resets_itself_in_every_way_that_linux_knows() {
+    if !full("five machines, several at a time, take minutes") {
+        return;
+    }
     let text = run(r#"
 start acpi "reboot reboot=a" --cpus 2 --on-reset stop; a=$pid; start keyboard "reboot reboot=k" --cpus 2 --on-reset stop; k=$pid
 wait $a; echo "report acpi $?"; wait $k; echo "report keyboard $?"
@@ -122,6 +125,9 @@ for name in acpi keyboard panic triple itself; do echo "report events_$name $(ev
 
 #[test]
 fn a_panic_is_seen_and_answered_and_an_nmi_arrives() {
+    if !full("five boots take minutes") {
+        return;
+    }
     let text = run(r#"
 start n nmi --cpus 2 --on-panic pause; nmi=$pid; start r panic --on-panic reset; reset=$pid
 await n ready; drystone nmi n; await n 'nmi 1 1'; drystone nmi n --cpu 1; await n 'nmi 1 2'; await n armed
@@ -181,6 +187,9 @@ drystone stop e; wait $asking; echo "report otherwise $(cat e.txt)"; wait $e; ec
 /// it can be told apart.
 #[test]
 fn reset_in_place_takes_nothing() {
+    if !full("a machine that is reset in a row takes minutes") {
+        return;
+    }
     let full = std::env::var_os("DRYSTONE_FULL").is_some();
     let (first, last) = (2, if full { 100 } else { 5 });
     if !full {

@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_lab::Version;
-use drystone_tests::{Bench, report};
+use drystone_tests::{Bench, full, report};
 
 /// `guest NAME FLAGS…` runs a guest until it has said everything, and says how it is doing meanwhile.
 const PRELUDE: &str = r#"
@@ -88,6 +88,9 @@ fn run(version: Version, cases: &[Case], further: &str) -> String {
 
 #[test]
 fn every_protocol_around_the_device_window_with_and_without_an_initrd() {
+    if !full("seven boots take minutes") {
+        return;
+    }
     let case = |name, memory, protocol, loader| Case { name, memory, protocol, loader, cpus: 1 };
     let cases = [
         case("auto", 256 << 20, "auto", LINUX),
@@ -107,16 +110,16 @@ fn every_protocol_around_the_device_window_with_and_without_an_initrd() {
 
 #[test]
 fn debian_6_1_by_pvh_on_two_cpus() {
+    if !full("another kernel by another protocol") {
+        return;
+    }
     let case = Case { name: "pvh", memory: 5 * GIB, protocol: "pvh", loader: PVH, cpus: 2 };
     run(Version::V6_1, &[case], "");
 }
 
 #[test]
 fn as_much_as_an_emulated_machine_can_describe() {
-    if std::env::var_os("DRYSTONE_FULL").is_none() {
-        eprintln!(
-            "NOT RUN: a guest of 32 GiB touches half a GiB to describe its pages; DRYSTONE_FULL=1 runs it"
-        );
+    if !full("a guest of 32 GiB touches half a GiB to describe its pages") {
         return;
     }
     let case = |name, protocol, loader| Case { name, memory: 32 * GIB, protocol, loader, cpus: 1 };

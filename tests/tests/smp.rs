@@ -4,7 +4,7 @@
 
 use drystone_lab::initramfs::Builder;
 use drystone_lab::{Outcome, Version};
-use drystone_tests::{Bench, report};
+use drystone_tests::{Bench, full, report};
 use std::fmt::Write;
 use std::path::Path;
 use std::process::Command;
@@ -17,10 +17,6 @@ const INIT: &str = include_str!("smp/init.sh");
 
 /// Flags, and sockets, cores, threads that the guest must find.
 type Shape = (&'static str, [u32; 3]);
-
-fn full() -> bool {
-    std::env::var_os("DRYSTONE_FULL").is_some()
-}
 
 /// Runs `script` in the lab; it finds `smp.cpio` beside the kernel and `drystone`.
 fn run(version: Version, script: &str) -> Outcome {
@@ -148,18 +144,23 @@ const LARGE: [Shape; 4] = [
 
 #[test]
 fn debian_6_1_finds_what_was_asked_for() {
+    if !full("three shapes of processors take minutes") {
+        return;
+    }
     boots(Version::V6_1, &SHAPES);
 }
 
 #[test]
 fn debian_6_12_finds_what_was_asked_for() {
+    if !full("three shapes of processors take minutes") {
+        return;
+    }
     boots(Version::V6_12, &SHAPES);
 }
 
 #[test]
 fn up_to_thirty_two() {
-    if !full() {
-        eprintln!("NOT RUN: many vCPUs take minutes here; DRYSTONE_FULL=1 boots them");
+    if !full("many vCPUs take minutes here") {
         return;
     }
     for version in [Version::V6_1, Version::V6_12] {
@@ -194,8 +195,10 @@ echo end > keys; wait $pid; echo "report exit $?"; sed 's/^report /guest /' load
 
 #[test]
 fn four_busy_vcpus_stand_still_and_go_on() {
-    let seconds = if full() { 60 } else { 3 };
-    let script = PAUSES.replace("SECONDS_OF_PAUSES", &seconds.to_string());
+    if !full("a minute of pauses of busy vCPUs takes many") {
+        return;
+    }
+    let script = PAUSES.replace("SECONDS_OF_PAUSES", "60");
     let text = run(Version::V6_12, &script).text();
     let value = |name: &str| report(&text, name).unwrap_or_else(|| panic!("no report of {name}"));
     assert_eq!(
