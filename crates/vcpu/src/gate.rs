@@ -85,7 +85,7 @@ impl Gate {
         }
     }
 
-    /// Makes the thread park as soon as it is told to run.
+    /// Keeps the thread parked when it is next told to run; a thread that runs goes on until it is asked to park.
     pub fn hold(&self) {
         self.lock().held = true;
     }

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 #![doc = include_str!("../README.md")]
 
+mod barrier;
 pub mod boot;
 mod counters;
 pub mod cpuid;
@@ -13,7 +14,7 @@ mod io;
 pub mod msr;
 mod set;
 
-/// What `gate` is built on; a model of it puts loom's primitives here.
+/// What `gate` is built on; a model of it and of `barrier` puts loom's primitives here.
 mod sync {
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
 }

@@ -1,3 +1,4 @@
+use crate::barrier::{self, Gated};
 use crate::counters::ExitCounters;
 use crate::event::Held;
 use crate::gate::Gate;
@@ -227,10 +228,7 @@ impl VcpuSet {
     /// from the event sink, it does not wait for the threads.
     pub fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
-        for slot in &self.slots {
-            slot.gate.ask_to_quit();
-            slot.kicker.kick();
-        }
+        barrier::quit(self.slots());
         // On a vCPU's thread the control lock is not ours to wait for: its holder may be waiting for this thread.
         let Ok(mut control) = self.control("stop") else { return };
         for thread in control.threads.drain(..) {
@@ -238,6 +236,10 @@ impl VcpuSet {
             let _ = thread.join();
         }
         control.running = false;
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> + Clone {
+        self.slots.iter().map(AsRef::as_ref)
     }
 
     fn slot(&self, id: u32) -> Result<&Slot, VcpuError> {
@@ -253,13 +255,7 @@ impl VcpuSet {
 
     fn try_pause(&self) -> Result<(), VcpuError> {
         let mut control = self.control("pause")?;
-        for slot in &self.slots {
-            slot.gate.ask_to_park();
-            slot.kicker.kick();
-        }
-        for slot in &self.slots {
-            slot.gate.wait_parked();
-        }
+        barrier::pause(self.slots());
         control.running = false;
         Ok(())
     }
@@ -287,9 +283,7 @@ impl VcpuSet {
             self.slots.iter().for_each(|slot| slot.report_again(&self.shared));
         }
         control.running = true;
-        for slot in &self.slots {
-            slot.gate.run();
-        }
+        barrier::resume(self.slots());
         Ok(())
     }
 
@@ -344,6 +338,15 @@ impl Slot {
         if let Some(kind) = kind {
             shared.report(self.id, kind);
         }
+    }
+}
+
+impl Gated for Slot {
+    fn gate(&self) -> &Gate {
+        &self.gate
+    }
+    fn kick(&self) {
+        self.kicker.kick();
     }
 }
 
