@@ -31,3 +31,19 @@ pub trait Function: Send + Sync {
     /// hypervisor knows by their addresses. It must not call the segment.
     fn bar_moved(&self, bar: usize, base: Option<u64>);
 }
+
+/// The guest reads in a BAR of `function`: in its MSI-X structures, if they are there, else in the function's own registers.
+/// For whoever serves BARs without a [`Segment`](crate::Segment), which does this by itself.
+pub fn read_bar(function: &dyn Function, bar: usize, offset: u64, data: &mut [u8]) {
+    if !function.config().msix().is_some_and(|msix| msix.read(bar, offset, data)) {
+        function.bar_read(bar, offset, data);
+    }
+}
+
+/// The guest writes in a BAR of `function`: see [`read_bar`].
+pub fn write_bar(function: &dyn Function, bar: usize, offset: u64, data: &[u8]) -> Effect {
+    if function.config().msix().is_some_and(|msix| msix.write(bar, offset, data)) {
+        return Effect::None;
+    }
+    function.bar_write(bar, offset, data)
+}

@@ -24,7 +24,7 @@ pub use attachment::Attachment;
 pub use bar::{BARS, Bar, BarError, BarKind, Decoded};
 pub use bridge::{HostBridge, HostBridgeState};
 pub use config::{CONFIG_SIZE, CapabilityError, Class, Config, ConfigSpace, ConfigState, Identity};
-pub use function::Function;
+pub use function::{Function, read_bar, write_bar};
 pub use hotplug::{EjectError, HotPlug, HotPlugEvent, HotPlugHandler, HotPlugParts, HotPlugState};
 pub use msix::{Latch, Message, Msix, MsixError, MsixPlace, MsixState, Vector, VectorError};
 pub use ports::{ConfigPorts, ConfigPortsState};

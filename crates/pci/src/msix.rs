@@ -8,6 +8,7 @@ pub use state::MsixState;
 use crate::{BarKind, CapabilityError, ConfigSpace, lock};
 use drystone_bus::Interrupt;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use table::{ENTRY, Entry};
 
@@ -88,6 +89,7 @@ pub struct Msix {
     capability: u16,
     place: MsixPlace,
     vectors: Vec<Arc<dyn Vector>>,
+    enabled: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -121,12 +123,18 @@ impl Msix {
         let writable = (ENABLE | FUNCTION_MASK).to_le_bytes();
         let capability = space.add_capability(CAPABILITY, &body, &writable)?;
         let inner = Mutex::new(Inner { entries: vec![Entry::default(); count], open: false, failures: 0 });
-        Ok(Self { capability, place, vectors, inner })
+        Ok(Self { capability, place, vectors, enabled: AtomicBool::new(false), inner })
     }
 
     /// How a device triggers vector `number`.
     pub fn interrupt(&self, number: u16) -> Option<Arc<dyn Interrupt>> {
         self.vectors.get(usize::from(number)).map(|v| Arc::new(Trigger(v.clone())) as Arc<dyn Interrupt>)
+    }
+
+    /// Whether the guest takes messages from the function at all (bit 15 of the capability's control), masked or not.
+    /// Takes no lock.
+    pub fn is_enabled(&self) -> bool {
+        self.enabled.load(Ordering::SeqCst)
     }
 
     /// How often the hypervisor refused a message that the guest had set; the vector sends its old one, or none.
@@ -137,6 +145,7 @@ impl Msix {
     /// The guest has changed the function's registers.
     pub(crate) fn follow(&self, space: &ConfigSpace) {
         let control = space.u16(self.capability.saturating_add(2));
+        self.enabled.store(control & ENABLE != 0, Ordering::SeqCst);
         let open = control & ENABLE != 0 && control & FUNCTION_MASK == 0 && space.bus_master();
         let mut inner = lock(&self.inner);
         inner.open = open;
@@ -182,6 +191,7 @@ impl Msix {
 
     /// As they were in the beginning.
     pub(crate) fn reset(&self) {
+        self.enabled.store(false, Ordering::SeqCst);
         let mut inner = lock(&self.inner);
         inner.open = false;
         inner.entries.iter_mut().for_each(Entry::reset);

@@ -7,12 +7,9 @@ use drystone_pci::{
     Segment, Vector, Windows,
 };
 use drystone_testkit::pci::{Found, FoundBar, PciDriver};
+use drystone_testkit::virtio::{ECAM, ForeignEcam};
 use std::sync::Arc;
-use virtio_drivers::transport::pci::bus::{
-    BarInfo, Command, ConfigurationAccess, DeviceFunction, MemoryBarType, PciRoot,
-};
-
-const ECAM: u64 = 0xe000_0000;
+use virtio_drivers::transport::pci::bus::{BarInfo, Command, DeviceFunction, MemoryBarType, PciRoot};
 
 struct Device(Config);
 impl Function for Device {
@@ -90,34 +87,10 @@ fn a_driver_finds_what_was_built() {
     assert_eq!((byte(&bus, (1 << 40) + 7), byte(&bus, 0xc000_1001), byte(&bus, 0xc000_000c)), (39, 17, 1));
 }
 
-/// ECAM as `virtio-drivers` reaches it.
-struct Ecam(Arc<Bus>);
-
-impl ConfigurationAccess for Ecam {
-    fn read_word(&self, function: DeviceFunction, register: u8) -> u32 {
-        let mut data = [0; 4];
-        self.0.mmio.read(address(function, register), &mut data);
-        u32::from_le_bytes(data)
-    }
-    fn write_word(&mut self, function: DeviceFunction, register: u8, data: u32) {
-        if self.0.mmio.write(address(function, register), &data.to_le_bytes()) == Effect::Relocate {
-            self.0.relocate();
-        }
-    }
-    unsafe fn unsafe_clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-fn address(function: DeviceFunction, register: u8) -> u64 {
-    let DeviceFunction { bus, device, function } = function;
-    ECAM + (u64::from(bus) << 20 | u64::from(device) << 15 | u64::from(function) << 12 | u64::from(register))
-}
-
 #[test]
 fn an_independent_guest_finds_places_and_uses_the_same() {
     let (bus, _pci) = machine();
-    let mut root = PciRoot::new(Ecam(bus.clone()));
+    let mut root = PciRoot::new(ForeignEcam::new(bus.clone()));
     let found: Vec<_> =
         root.enumerate_bus(0).map(|(at, info)| (at.device, info.vendor_id, info.device_id)).collect();
     assert_eq!(found, [(0, 0x1b36, 8), (4, 0x1af4, 0x1041)]);

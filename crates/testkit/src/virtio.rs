@@ -2,19 +2,23 @@
 //! to.
 mod devices;
 mod foreign;
+mod foreign_bus;
 mod host;
 mod ops;
+mod pci;
 mod ring;
 mod transport;
 mod world;
 
 pub use devices::{Echo, Hoard, Hoarded};
 pub use foreign::{Arena, Foreign, ForeignHal};
+pub use foreign_bus::{ECAM, ForeignBus, ForeignEcam, PciMachine};
 pub use host::{Edges, Log, Pump, within};
 pub use ops::{Address, GuestOp, ops};
+pub use pci::{PciPort, Structure, same_over_mmio_and_pci, vectors};
 pub use ring::{Buf, DriverRing, INDIRECT, NEXT, WRITE};
-pub use transport::{CorePort, MmioPort, Transport, bring_up};
-pub use world::{CANARY, World};
+pub use transport::{CorePort, MmioPort, Plugged, Transport, bring_up};
+pub use world::{CANARY, Make, Outcome, World};
 
 use drystone_memory::RamMap;
 use std::sync::Arc;

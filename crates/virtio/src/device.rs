@@ -108,7 +108,7 @@ pub trait Worker<M: Mem>: Send {
 /// A virtio device. It is itself the worker of every queue that it has not handed out, so a simple device is one
 /// struct.
 pub trait VirtioDevice<M: Mem>: Worker<M> {
-    /// What the guest is told. Asked once.
+    /// What the guest is told. It never changes.
     fn describe(&self) -> Description;
 
     /// May the driver use the device with just these features? All of them were offered. The driver is refused

@@ -1,8 +1,8 @@
 //! Virtio devices, written once.
 //!
 //! A device author implements [`Worker`] and [`VirtioDevice`]; [`VirtioCore`] adds everything that is the same for all
-//! devices (negotiation, status, rings, reset, pause, saved state); a transport, such as [`Mmio`], decodes registers into
-//! calls of the core; and whoever likes calls [`VirtioCore::kick`] and [`VirtioCore::ready`]: an event loop, a test, a
+//! devices (negotiation, status, rings, reset, pause, saved state); a transport, [`Mmio`] or [`Pci`], decodes registers into calls
+//! of the core; and whoever likes calls [`VirtioCore::kick`] and [`VirtioCore::ready`]: an event loop, a test, a
 //! fuzzer. Numbers in parentheses are sections of the virtio 1.3 specification.
 //!
 //! Only the modern interface is there (VIRTIO_F_VERSION_1 is mandatory), with split rings.
@@ -17,6 +17,7 @@ mod fault;
 mod mailbox;
 mod mmio;
 mod notify;
+mod pci;
 mod ring;
 mod timer;
 mod view;
@@ -35,6 +36,7 @@ pub use fault::{Attempt, Event, Fault, Observer, Unobserved};
 pub use mailbox::{Mailbox, PostError, Postbox, mailbox};
 pub use mmio::{Mmio, MmioConfig, MmioState};
 pub use notify::{Doorbell, Interrupts, Notification};
+pub use pci::{Pci, PciError, PciState, Unwired, Wiring};
 pub use ring::RingRef;
 pub use timer::Timer;
 pub use view::View;

@@ -23,7 +23,7 @@ pub trait Doorbell: Send + Sync {
 pub struct Notification {
     /// The queue that it is about.
     pub queue: u16,
-    /// Where, in bytes from the start of the transport's register block.
+    /// Where, in bytes from the start of the transport's register block or BAR.
     pub offset: u64,
     /// Width of the access in bytes; 0 for any width.
     pub width: u8,

@@ -1,5 +1,5 @@
 use super::Segment;
-use crate::{Bar, BarKind, Decoded, Function, Msix};
+use crate::{Bar, BarKind, Decoded, Function, read_bar, write_bar};
 use drystone_bus::{AddressMap, Bus, BusDevice, Effect, Relocate};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -104,22 +104,11 @@ struct BarDevice {
     index: usize,
 }
 
-impl BarDevice {
-    fn msix(&self) -> Option<&Msix> {
-        self.function.config().msix()
-    }
-}
-
 impl BusDevice for BarDevice {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        if !self.msix().is_some_and(|msix| msix.read(self.index, offset, data)) {
-            self.function.bar_read(self.index, offset, data);
-        }
+        read_bar(&*self.function, self.index, offset, data);
     }
     fn write(&self, offset: u64, data: &[u8]) -> Effect {
-        if self.msix().is_some_and(|msix| msix.write(self.index, offset, data)) {
-            return Effect::None;
-        }
-        self.function.bar_write(self.index, offset, data)
+        write_bar(&*self.function, self.index, offset, data)
     }
 }

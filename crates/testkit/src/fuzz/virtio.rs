@@ -2,7 +2,8 @@
 //! well; registers; states out of nowhere.
 use super::input::Input;
 use crate::virtio::{
-    CANARY, DriverRing, Echo, Edges, INDIRECT, MmioPort, NEXT, Pump, Ram, Transport, WRITE, World,
+    CANARY, DriverRing, Echo, Edges, INDIRECT, Make, MmioPort, NEXT, Plugged, Pump, Ram, Transport, WRITE,
+    World,
 };
 use crate::virtio::{bring_up, ops, ram, ram_of};
 use drystone_rng::Rng;
@@ -39,14 +40,14 @@ fn entropy(memory: &Ram, edges: Arc<Edges>, host: Host) -> Mmio<Ram> {
 }
 
 /// The first byte chooses between an orderly guest, whose every answer is checked, and any guest.
-fn world(make: fn(&Ram, Arc<Edges>, Host) -> Mmio<Ram>, data: &[u8]) {
+fn world<P: Plugged>(make: Make<P>, data: &[u8]) {
     let Some((kind, data)) = data.split_first() else { return };
     if kind & 1 == 0 {
         let features =
             u64::from(kind >> 1 & 1) << 28 | u64::from(kind >> 2 & 1) << 29 | u64::from(kind >> 3 & 1) << 40;
-        World::new(make, features, 1 << (kind >> 4 & 7)).run_orderly(&ops(data));
+        World::<P>::new(make, features, 1 << (kind >> 4 & 7)).run_orderly(&ops(data));
     } else {
-        World::new(make, u64::MAX, 16).run(&ops(data));
+        World::<P>::new(make, u64::MAX, 16).run(&ops(data));
     }
 }
 
@@ -55,7 +56,7 @@ fn world(make: fn(&Ram, Arc<Edges>, Host) -> Mmio<Ram>, data: &[u8]) {
 /// # Panics
 /// As [`World::run_orderly`] and [`World::run`].
 pub fn virtio_core(data: &[u8]) {
-    world(echo, data);
+    world::<MmioPort<Ram>>(echo, data);
 }
 
 /// The same for the entropy device.
@@ -63,7 +64,7 @@ pub fn virtio_core(data: &[u8]) {
 /// # Panics
 /// As [`World::run_orderly`] and [`World::run`].
 pub fn rng(data: &[u8]) {
-    world(entropy, data);
+    world::<MmioPort<Ram>>(entropy, data);
 }
 
 /// One table of descriptors, made of any bytes; one head. A model walks the chain too.

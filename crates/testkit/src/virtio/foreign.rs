@@ -61,8 +61,8 @@ unsafe impl Hal for ForeignHal {
     unsafe fn dma_dealloc(_: PhysAddr, _: NonNull<u8>, _: usize) -> i32 {
         0
     }
-    unsafe fn mmio_phys_to_virt(_: PhysAddr, _: usize) -> NonNull<u8> {
-        unreachable!("only drivers of PCI devices ask for it, and they go through `Transport` here")
+    unsafe fn mmio_phys_to_virt(addr: PhysAddr, _: usize) -> NonNull<u8> {
+        super::foreign_bus::pointer(addr)
     }
     unsafe fn share(buffer: NonNull<[u8]>, _: BufferDirection) -> PhysAddr {
         let (addr, copy) = pages(buffer.len());

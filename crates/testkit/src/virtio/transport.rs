@@ -1,6 +1,11 @@
-use super::DriverRing;
+use super::{DriverRing, Ram};
 use drystone_memory::Mem;
-use drystone_virtio::{ACKNOWLEDGE, DRIVER, DRIVER_OK, F_VERSION_1, FEATURES_OK, Mmio, VirtioCore};
+use drystone_state::{Component, Persist};
+use drystone_virtio::{
+    ACKNOWLEDGE, DRIVER, DRIVER_OK, F_VERSION_1, FEATURES_OK, Mmio, MmioState, VirtioCore,
+};
+use std::fmt::Debug;
+
 use std::sync::Arc;
 
 /// What a driver does to a transport, whichever it is.
@@ -35,6 +40,27 @@ pub trait Transport {
     fn config_write(&self, offset: u64, data: &[u8]);
     /// A shared memory region's length and address.
     fn shared_memory(&self, id: u8) -> Option<(u64, u64)>;
+}
+
+/// A transport together with the device behind it, as a machine holds it.
+pub trait Plugged: Transport {
+    /// The device's saved state.
+    type State: Clone + PartialEq + Debug;
+    /// The device with its registers.
+    type Device: Component + Persist<State = Self::State>;
+
+    /// Holds `device`.
+    fn plug(device: Self::Device) -> Self;
+    /// The device with its registers.
+    fn device(&self) -> &Self::Device;
+    /// The device behind the registers.
+    fn core(&self) -> &Arc<VirtioCore<Ram>>;
+    /// What an operating system does before a driver comes.
+    fn prepare(&self) {}
+    /// Reads anywhere in the device's registers; which place is meant is the transport's to say.
+    fn read_anywhere(&self, offset: u16, data: &mut [u8]);
+    /// Writes anywhere.
+    fn write_anywhere(&self, offset: u16, data: &[u8]);
 }
 
 /// Resets a device and brings it up with `features` of those that it offers, and these rings for its first queues.
@@ -79,6 +105,26 @@ impl<M: Mem> MmioPort<M> {
     }
     fn read_pair(&self, offset: u64) -> u64 {
         u64::from(self.read(offset)) | u64::from(self.read(offset + 4)) << 32
+    }
+}
+
+impl Plugged for MmioPort<Ram> {
+    type State = MmioState;
+    type Device = Mmio<Ram>;
+    fn plug(device: Mmio<Ram>) -> Self {
+        Self(Arc::new(device))
+    }
+    fn device(&self) -> &Mmio<Ram> {
+        &self.0
+    }
+    fn core(&self) -> &Arc<VirtioCore<Ram>> {
+        self.0.core()
+    }
+    fn read_anywhere(&self, offset: u16, data: &mut [u8]) {
+        self.0.read((offset % 0x300).into(), data);
+    }
+    fn write_anywhere(&self, offset: u16, data: &[u8]) {
+        self.0.write((offset % 0x300).into(), data);
     }
 }
 

@@ -1,11 +1,7 @@
 //! A machine of one virtio device and one guest that does what a stream of operations says.
-use super::{
-    Address, DriverRing, Edges, GuestOp, Log, MmioPort, Pump, Ram, Transport, WRITE, bring_up, ram_of,
-};
+use super::{Address, DriverRing, Edges, GuestOp, Log, Plugged, Pump, Ram, WRITE, bring_up, ram_of};
 use drystone_state::{Component, Persist};
-use drystone_virtio::{
-    DRIVER_OK, F_EVENT_IDX, F_INDIRECT_DESC, F_RING_RESET, Host, Mmio, MmioState, NEEDS_RESET,
-};
+use drystone_virtio::{DRIVER_OK, F_EVENT_IDX, F_INDIRECT_DESC, F_RING_RESET, Host, NEEDS_RESET};
 use std::collections::HashMap;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
@@ -33,11 +29,27 @@ struct Sent {
     writable: Vec<(u64, u32)>,
 }
 
+/// Builds a device that takes guest memory, interrupts and a host.
+pub type Make<P> = fn(&Ram, Arc<Edges>, Host) -> <P as Plugged>::Device;
+
+/// What a driver, and whoever looks at guest memory, can know of a [`World`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The device's status.
+    pub status: u8,
+    /// What was taken back: queue, head, bytes written.
+    pub completions: Vec<(usize, u16, u32)>,
+    /// Interrupts, of whatever kind.
+    pub interrupts: u32,
+    /// All of guest memory.
+    pub memory: Vec<u8>,
+}
+
 /// The machine. Its device has one or two queues, and answers every request that has a writable byte at once.
-pub struct World {
-    make: fn(&Ram, Arc<Edges>, Host) -> Mmio<Ram>,
+pub struct World<P: Plugged> {
+    make: Make<P>,
     memory: Ram,
-    port: MmioPort<Ram>,
+    port: P,
     pump: Arc<Pump>,
     edges: Arc<Edges>,
     log: Arc<Log>,
@@ -49,20 +61,21 @@ pub struct World {
     /// What the buffers should hold.
     shadow: Vec<u8>,
     answered: u64,
+    completions: Vec<(usize, u16, u32)>,
 }
 
-impl World {
+impl<P: Plugged> World<P> {
     /// Builds the machine, with the device brought up with those of `features` that it offers and rings of `size` entries
     /// (a power of two up to 256). `make` is called again whenever it moves.
     ///
     /// # Panics
     /// If that cannot be done.
-    pub fn new(make: fn(&Ram, Arc<Edges>, Host) -> Mmio<Ram>, features: u64, size: u16) -> Self {
+    pub fn new(make: Make<P>, features: u64, size: u16) -> Self {
         let memory = ram_of(&[(0, END as usize), (CANARY, CANARY_LEN)]);
         memory.write_slice(&[0xc7; CANARY_LEN], GuestAddress(CANARY)).unwrap();
         let (pump, edges, log) =
             (Arc::new(Pump::default()), Arc::new(Edges::default()), Arc::new(Log::default()));
-        let port = MmioPort(Arc::new(build(make, &memory, &pump, &edges, &log)));
+        let port = P::plug(build::<P>(make, &memory, &pump, &edges, &log));
         let mut world = Self {
             make,
             memory,
@@ -77,6 +90,7 @@ impl World {
             free: Vec::new(),
             shadow: Vec::new(),
             answered: 0,
+            completions: Vec::new(),
         };
         world.bring_up();
         world
@@ -87,14 +101,27 @@ impl World {
         self.answered
     }
 
+    /// What can be known of it now.
+    pub fn outcome(&self) -> Outcome {
+        let mut memory = vec![0; END as usize];
+        self.memory.read_slice(&mut memory, GuestAddress(0)).unwrap();
+        Outcome {
+            status: self.port.status(),
+            completions: self.completions.clone(),
+            interrupts: self.edges.line(),
+            memory,
+        }
+    }
+
     fn queues(&self) -> u8 {
-        let all = self.port.0.core().description().queue_sizes.len();
+        let all = self.port.core().description().queue_sizes.len();
         QUEUES.min(all as u8)
     }
 
     /// As a driver's probe does.
     fn bring_up(&mut self) {
         let event_idx = self.features & F_EVENT_IDX != 0;
+        self.port.prepare();
         self.port.set_status(0);
         let ring = |q| DriverRing::new(&self.memory, RINGS * u64::from(q), self.size, event_idx);
         self.rings = (0..self.queues()).map(ring).collect();
@@ -108,28 +135,28 @@ impl World {
     }
 
     fn serve(&self) {
-        self.pump.run(self.port.0.core(), STEPS);
+        self.pump.run(self.port.core(), STEPS);
     }
 
     /// The machine stops, and goes on in another process.
     fn relocate(&mut self) {
-        self.port.0.pause().unwrap();
-        let state: MmioState = self.port.0.save().unwrap();
+        self.port.device().pause().unwrap();
+        let state = self.port.device().save().unwrap();
         let used: Vec<u16> = self.rings.iter().map(DriverRing::used_index).collect();
         self.serve();
         let still: Vec<u16> = self.rings.iter().map(DriverRing::used_index).collect();
         assert_eq!(used, still, "it served while it was paused");
-        let new = build(self.make, &self.memory, &self.pump, &self.edges, &self.log);
+        let new = build::<P>(self.make, &self.memory, &self.pump, &self.edges, &self.log);
         new.restore(state.clone()).unwrap();
         assert_eq!(new.save().unwrap(), state, "what was restored is what was saved");
-        self.port = MmioPort(Arc::new(new));
-        self.port.0.resume().unwrap();
+        self.port = P::plug(new);
+        self.port.device().resume().unwrap();
     }
 
     fn pause(&mut self) {
-        self.port.0.pause().unwrap();
+        self.port.device().pause().unwrap();
         self.serve();
-        self.port.0.resume().unwrap();
+        self.port.device().resume().unwrap();
     }
 
     /// The index of a queue that exists.
@@ -189,6 +216,7 @@ impl World {
             }
             self.free.push(slot);
             self.answered += 1;
+            self.completions.push((queue, head, written));
         }
     }
 
@@ -199,29 +227,37 @@ impl World {
     /// If not.
     pub fn run_orderly(&mut self, ops: &[GuestOp]) {
         for op in ops {
-            match *op {
-                GuestOp::Add { queue, readable, writable, indirect } => {
-                    self.add(queue, readable, writable, indirect)
-                }
-                GuestOp::Kick { queue } => self.kick(queue),
-                GuestOp::Collect { queue } => self.collect(queue),
-                GuestOp::WantInterrupt { queue, after } => {
-                    self.ring(queue).want_interrupt_after(u16::from(after).max(1))
-                }
-                GuestOp::Serve => self.serve(),
-                GuestOp::Move => self.relocate(),
-                GuestOp::Pause => self.pause(),
-                GuestOp::ResetQueue { queue } => self.renew_queue(queue),
-                _ => {}
-            }
-            assert_eq!(
-                self.port.status() & (NEEDS_RESET | DRIVER_OK),
-                DRIVER_OK,
-                "{op:?}: {:?}",
-                self.log.take()
-            );
+            self.step_orderly(*op);
         }
         self.finish();
+    }
+
+    /// Does one operation, if it is an orderly one.
+    ///
+    /// # Panics
+    /// As [`run_orderly`](Self::run_orderly), as far as it can be known before its end.
+    pub fn step_orderly(&mut self, op: GuestOp) {
+        match op {
+            GuestOp::Add { queue, readable, writable, indirect } => {
+                self.add(queue, readable, writable, indirect)
+            }
+            GuestOp::Kick { queue } => self.kick(queue),
+            GuestOp::Collect { queue } => self.collect(queue),
+            GuestOp::WantInterrupt { queue, after } => {
+                self.ring(queue).want_interrupt_after(u16::from(after).max(1))
+            }
+            GuestOp::Serve => self.serve(),
+            GuestOp::Move => self.relocate(),
+            GuestOp::Pause => self.pause(),
+            GuestOp::ResetQueue { queue } => self.renew_queue(queue),
+            _ => {}
+        }
+        assert_eq!(
+            self.port.status() & (NEEDS_RESET | DRIVER_OK),
+            DRIVER_OK,
+            "{op:?}: {:?}",
+            self.log.take()
+        );
     }
 
     /// A queue is reset, and set up again, with nothing outstanding.
@@ -291,7 +327,11 @@ impl World {
         assert_eq!(self.answered - before, u64::from(self.queues()));
     }
 
-    fn do_anything(&mut self, op: GuestOp) {
+    /// Does one operation, whatever it is.
+    ///
+    /// # Panics
+    /// As [`run`](Self::run), as far as it can be known before its end.
+    pub fn do_anything(&mut self, op: GuestOp) {
         match op {
             GuestOp::Add { queue, readable, writable, indirect } => {
                 let index = self.queue(queue);
@@ -337,11 +377,11 @@ impl World {
             }
             GuestOp::Read { offset, width } => {
                 let mut data = [0xa5; 8];
-                self.port.0.read((offset % 0x300).into(), &mut data[..usize::from(width % 9)]);
+                self.port.read_anywhere(offset, &mut data[..usize::from(width % 9)]);
             }
             GuestOp::Write { offset, width, value } => {
                 let data = (value & MASK).to_le_bytes();
-                self.port.0.write((offset % 0x300).into(), &data[..usize::from(width % 9)]);
+                self.port.write_anywhere(offset, &data[..usize::from(width % 9)]);
             }
             GuestOp::Status { value } => self.port.set_status(value),
             GuestOp::SetQueue { queue, size, areas } => {
@@ -358,12 +398,12 @@ impl World {
                 assert_eq!(self.port.status(), 0);
             }
             GuestOp::ResetMachine => {
-                self.port.0.pause().unwrap();
-                self.port.0.reset().unwrap();
-                let new = build(self.make, &self.memory, &self.pump, &self.edges, &self.log);
+                self.port.device().pause().unwrap();
+                self.port.device().reset().unwrap();
+                let new = build::<P>(self.make, &self.memory, &self.pump, &self.edges, &self.log);
                 new.pause().unwrap();
-                assert_eq!(self.port.0.save().unwrap(), new.save().unwrap(), "reset is as built");
-                self.port.0.resume().unwrap();
+                assert_eq!(self.port.device().save().unwrap(), new.save().unwrap(), "reset is as built");
+                self.port.device().resume().unwrap();
             }
         }
         // Only faults are told, one for each lane and bring-up; nothing makes the log grow by itself.
@@ -371,13 +411,13 @@ impl World {
     }
 }
 
-fn build(
-    make: fn(&Ram, Arc<Edges>, Host) -> Mmio<Ram>,
+fn build<P: Plugged>(
+    make: Make<P>,
     memory: &Ram,
     pump: &Arc<Pump>,
     edges: &Arc<Edges>,
     log: &Arc<Log>,
-) -> Mmio<Ram> {
+) -> P::Device {
     let host = Host { observer: log.clone(), ..Host::new(pump.clone()) };
     make(memory, edges.clone(), host)
 }
