@@ -202,17 +202,54 @@ fn leaves_beyond_the_hosts_last_are_not_invented() {
     host.get_mut(0, 0).unwrap().eax = 0xa;
     assert!(seen(&CpuModel::new(2).unwrap(), &host, 1).get(0xb, 0).is_none());
 
-    let mut host = amd();
-    host.get_mut(0x8000_0001, 0).unwrap().ecx &= !(1 << 22);
-    let cpuid = seen(&CpuModel::new(2).unwrap(), &host, 1);
-    assert!(cpuid.get(0x8000_001d, 0).is_none() && cpuid.get(0x8000_001e, 0).is_none());
-    let mut host = amd();
-    host.get_mut(0x8000_0000, 0).unwrap().eax = 0x8000_000a;
-    let cpuid = seen(&CpuModel::new(2).unwrap(), &host, 1);
-    assert!(cpuid.get(0x8000_001e, 0).is_none());
-    assert_eq!(get(&cpuid, 0x8000_0001, 0).ecx >> 22 & 1, 0, "no extensions without their leaves");
     // Nothing at all: no panic.
     assert!(seen(&CpuModel::new(2).unwrap(), &Cpuid::default(), 1).0.is_empty());
+}
+
+/// A host that says of caches only what the oldest processors say: 64 KiB of two ways for data, 32 KiB that are fully associative for
+/// code, 512 KiB of 16 ways, 8 MiB of 64 ways.
+fn amd_without_extensions() -> Cpuid {
+    let mut host = amd();
+    host.0.retain(|e| e.leaf <= 0x8000_000a);
+    host.get_mut(0x8000_0000, 0).unwrap().eax = 0x8000_000a;
+    host.get_mut(0x8000_0001, 0).unwrap().ecx &= !(1 << 22);
+    host.0.push(entry(0x8000_0005, None, [0, 0, 0x4002_0140, 0x20ff_0140]));
+    host.0.push(entry(0x8000_0006, None, [0, 0, 0x0200_8140, 0x0040_c140]));
+    host.0.push(entry(0x8000_001d, Some(0), [0; 4]));
+    host
+}
+
+#[test]
+fn amds_topology_extensions_are_there_on_any_host() {
+    let model = model(2, 3, 2);
+    for (n, id) in (0..).zip(model.topology.apic_ids()) {
+        let cpuid = seen(&model, &amd_without_extensions(), id);
+        assert_eq!(get(&cpuid, 0x8000_0000, 0).eax, 0x8000_001e);
+        assert_eq!(get(&cpuid, 0x8000_0001, 0).ecx >> 22 & 1, 1);
+        let place = get(&cpuid, 0x8000_001e, 0);
+        assert_eq!((place.eax, place.ebx, place.ecx), (id, n / 2 % 3 | 1 << 8, n / 6));
+        let caches: Vec<_> = (0..5).map(|i| get(&cpuid, 0x8000_001d, i)).collect();
+        let described: Vec<_> = caches.iter().map(|c| (c.eax, c.ebx, c.ecx)).collect();
+        assert_eq!(
+            described,
+            [
+                (0x4021, 0x0040_003f, 511),
+                (0x4222, 0x7fc0_003f, 0),
+                (0x4043, 0x03c0_003f, 511),
+                (0x1_c063, 0x0fc0_003f, 2047),
+                (0, 0, 0)
+            ]
+        );
+        let bytes = |c: &CpuidEntry| (c.ebx >> 22) + 1;
+        let sizes: Vec<_> = caches.iter().take(4).map(|c| bytes(c) * (c.ecx + 1) * 64 >> 10).collect();
+        assert_eq!(sizes, [64, 32, 512, 8192], "KiB");
+        assert_eq!(seen(&model, &cpuid, id), cpuid, "a host that is such a guest gives the same");
+    }
+    // A host without caches has none, and is still told where its threads are.
+    let mut host = amd_without_extensions();
+    host.0.retain(|e| !(0x8000_0005..=0x8000_0006).contains(&e.leaf));
+    let cpuid = seen(&model, &host, 1);
+    assert_eq!((get(&cpuid, 0x8000_001d, 0).eax, get(&cpuid, 0x8000_001e, 0).eax), (0, 1));
 }
 
 /// The bits of `after` that are clear though `before` has them.

@@ -3,6 +3,8 @@
 //! A local APIC ID is made of fields: the thread in its core, the core in its socket, the socket. Every field is as wide as the
 //! largest number in it needs, so IDs have gaps where a count is not a power of two.
 
+mod amd;
+
 use super::{Vendor, max_leaf, remove, set};
 use drystone_hypervisor::{Cpuid, CpuidEntry};
 
@@ -129,7 +131,7 @@ pub(super) fn apply(cpuid: &mut Cpuid, vendor: Vendor, topology: &Topology, id: 
     leaf_1(cpuid, topology, id);
     match vendor {
         Vendor::Intel => caches(cpuid, 4, topology, true),
-        Vendor::Amd => amd(cpuid, topology, id),
+        Vendor::Amd => amd::apply(cpuid, topology, id),
     }
     for leaf in [0xb, 0x1f] {
         extended(cpuid, leaf, topology, id);
@@ -178,39 +180,4 @@ fn caches(cpuid: &mut Cpuid, leaf: u32, topology: &Topology, cores_field: bool) 
             entry.eax |= cores;
         }
     }
-}
-
-/// AMD's own leaves (APM volume 3, E.4).
-fn amd(cpuid: &mut Cpuid, topology: &Topology, id: u32) {
-    const CMP_LEGACY: u32 = 1 << 1;
-    const TOPOLOGY_EXTENSIONS: u32 = 1 << 22;
-    if let Some(leaf) = cpuid.get_mut(0x8000_0001, 0) {
-        set(&mut leaf.ecx, CMP_LEGACY, topology.package_threads() > 1);
-    }
-    if let Some(leaf) = cpuid.get_mut(0x8000_0008, 0) {
-        // Threads less one, and the width of their field in an APIC ID.
-        leaf.ecx = (topology.package_threads() - 1) | topology.package_bits() << 12;
-    }
-    let extensions = cpuid.get(0x8000_0001, 0).is_some_and(|e| e.ecx & TOPOLOGY_EXTENSIONS != 0);
-    if !extensions || max_leaf(cpuid, 0x8000_0000) < 0x8000_001e {
-        remove(cpuid, 0x8000_001d);
-        remove(cpuid, 0x8000_001e);
-        if let Some(leaf) = cpuid.get_mut(0x8000_0001, 0) {
-            set(&mut leaf.ecx, TOPOLOGY_EXTENSIONS, false);
-        }
-        return;
-    }
-    caches(cpuid, 0x8000_001d, topology, false);
-    let core = id >> topology.thread_bits() & ((1 << (topology.package_bits() - topology.thread_bits())) - 1);
-    let node = id >> topology.package_bits();
-    let entry = CpuidEntry {
-        leaf: 0x8000_001e,
-        subleaf: None,
-        eax: id,
-        ebx: core | (topology.threads - 1) << 8,
-        ecx: node,
-        edx: 0,
-    };
-    remove(cpuid, 0x8000_001e);
-    cpuid.0.push(entry);
 }
