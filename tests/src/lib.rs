@@ -138,6 +138,18 @@ impl Default for Bench {
     }
 }
 
+/// Kernel parameters for a guest whose warnings are looked at. How long a vCPU waits for a processor is the host's doing, and the host
+/// may be an emulated machine on a busy one. A kernel's watchdogs cannot tell that from a lock-up, so they get the patience that
+/// the tests themselves have (the most that the kernel takes); a guest that hangs still says so.
+pub const PATIENT: &str = "watchdog_thresh=60 rcupdate.rcu_cpu_stall_timeout=300";
+
+/// Whether a kernel's warning only says how long something took.
+pub fn is_lateness(warning: &str) -> bool {
+    const LATE: &[&str] =
+        &["hrtimer: interrupt took ", "clocksource: Long readout interval", "perf: interrupt took too long"];
+    LATE.iter().any(|start| warning.starts_with(start))
+}
+
 /// The value that a guest's or a script's line `report NAME VALUE` gives.
 pub fn report<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let prefix = format!("report {name} ");

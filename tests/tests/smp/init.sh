@@ -7,6 +7,7 @@ cpus=; n=0; while [ -d /sys/devices/system/cpu/cpu$n ]; do cpus="$cpus $n"; n=$(
 echo "report release $(uname -r)"
 echo "report online $(cat /sys/devices/system/cpu/online)"
 echo "report cpuinfo $(grep -c ^processor /proc/cpuinfo)"
+echo "report memory_kib $(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
 grep -m 1 ^flags /proc/cpuinfo
 for n in $cpus; do
     t=/sys/devices/system/cpu/cpu$n/topology
