@@ -31,7 +31,8 @@ button)
     @LOAD_MODULES@
     mkdir -p /etc/acpi/PWRF; printf '#!/bin/sh\necho button pressed > /dev/console\npoweroff -f\n' > /etc/acpi/PWRF/00000080
     chmod +x /etc/acpi/PWRF/00000080
-    acpid -f -l /dev/null & echo ready; while :; do sleep 1; done;;
+    acpid -f -l /dev/null & until ls -l /proc/$!/fd | grep -q /dev/input/; do usleep 100000; done
+    echo ready; while :; do sleep 1; done;;
 cad)
     echo 0 > /proc/sys/kernel/ctrl-alt-del
     trap 'n=$((n+1)); echo "ctrl-alt-del $n"; [ $n = 2 ] && poweroff -f' INT

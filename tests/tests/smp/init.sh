@@ -24,7 +24,7 @@ grep -E '^ *(LOC|RES|CAL|TLB):' /proc/interrupts | sed 's/^ */interrupts /'
 dmesg > /log
 grep -E 'kvm-guest:|kvm-clock: ' /log | sed 's/.*\] /kvm /'
 grep -iE '\[Firmware Bug\]|unchecked MSR|topology|APIC id mismatch|Duplicate|siblings|WARNING|BUG:|Call Trace|lockup|rcu.*stall|Hardware Error' /log \
-    | grep -vE 'Max\. logical|CPU topo:|Allocating|Linux version|Command line' | sed 's/.*\] /complaint /'
+    | grep -vE 'Max\. logical|CPU topo:|Allocating|Linux version|ommand line|stall warnings timeout' | sed 's/.*\] /complaint /'
 dmesg -r | grep '^<[0-3]>' | sed 's/^<[0-9]>\[[ 0-9.]*\] /error /'
 echo "report done yes"
 grep -q test=load /proc/cmdline || poweroff -f

@@ -227,7 +227,7 @@ fn amds_topology_extensions_are_there_on_any_host() {
         assert_eq!(get(&cpuid, 0x8000_0000, 0).eax, 0x8000_001e);
         assert_eq!(get(&cpuid, 0x8000_0001, 0).ecx >> 22 & 1, 1);
         let place = get(&cpuid, 0x8000_001e, 0);
-        assert_eq!((place.eax, place.ebx, place.ecx), (id, n / 2 % 3 | 1 << 8, n / 6));
+        assert_eq!((place.eax, place.ebx, place.ecx), (id, (n / 2 % 3) | 1 << 8, n / 6));
         let caches: Vec<_> = (0..5).map(|i| get(&cpuid, 0x8000_001d, i)).collect();
         let described: Vec<_> = caches.iter().map(|c| (c.eax, c.ebx, c.ecx)).collect();
         assert_eq!(
@@ -240,8 +240,8 @@ fn amds_topology_extensions_are_there_on_any_host() {
                 (0, 0, 0)
             ]
         );
-        let bytes = |c: &CpuidEntry| (c.ebx >> 22) + 1;
-        let sizes: Vec<_> = caches.iter().take(4).map(|c| bytes(c) * (c.ecx + 1) * 64 >> 10).collect();
+        let ways = |c: &CpuidEntry| (c.ebx >> 22) + 1;
+        let sizes: Vec<_> = caches.iter().take(4).map(|c| (ways(c) * (c.ecx + 1) * 64) >> 10).collect();
         assert_eq!(sizes, [64, 32, 512, 8192], "KiB");
         assert_eq!(seen(&model, &cpuid, id), cpuid, "a host that is such a guest gives the same");
     }
