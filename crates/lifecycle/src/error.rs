@@ -1,5 +1,5 @@
 use crate::{IllegalTransition, Verb};
-use drystone_state::ComponentError;
+use drystone_state::{ComponentError, RestoreError, SaveError};
 
 /// Why a machine did not do what it was asked to do.
 #[derive(Debug, thiserror::Error)]
@@ -34,4 +34,42 @@ pub enum Error {
     /// Two parts of the same name.
     #[error("the machine has a part named {0} already")]
     Duplicate(String),
+    /// Parts that cannot be saved at all. Nothing was touched.
+    #[error("cannot save: {} cannot be saved", .0.join(", "))]
+    Unsavable(Vec<String>),
+    /// A part failed in the middle of an earlier step, so that not everything stands still.
+    #[error("cannot save: a part could not be paused, so not everything stands still")]
+    NotStill,
+    /// A part could not give its state. The machine is as it was.
+    #[error("{name}: {cause}")]
+    Save {
+        /// The part's name.
+        name: String,
+        /// What it said.
+        cause: SaveError,
+    },
+    /// The saved state is of a machine with other parts. Nothing was touched.
+    #[error("cannot restore: the saved state is of another machine{}", differences(.missing, .unknown))]
+    OtherParts {
+        /// This machine's parts of which the state says nothing.
+        missing: Vec<String>,
+        /// Parts of the state that this machine does not have.
+        unknown: Vec<String>,
+    },
+    /// A part refused its state, and the machine has ended.
+    #[error("cannot restore: {name}: {cause}")]
+    Restore {
+        /// The part's name.
+        name: String,
+        /// What it said.
+        cause: RestoreError,
+    },
+}
+
+fn differences(missing: &[String], unknown: &[String]) -> String {
+    let part = |what, names: &[String]| match names {
+        [] => String::new(),
+        names => format!("; {what} {}", names.join(", ")),
+    };
+    part("it lacks", missing) + &part("this one lacks", unknown)
 }

@@ -17,6 +17,8 @@ pub enum Cause {
     TripleFault,
     /// The guest's kernel panicked.
     GuestPanic,
+    /// It took over what was saved of another machine.
+    Restored,
     /// The guest ended by itself, as it was asked to.
     Shutdown,
     /// The guest was asked to end by itself and did not in time.
@@ -34,6 +36,7 @@ impl fmt::Display for Cause {
             Self::GuestReset => f.write_str("the guest asked for a reset"),
             Self::TripleFault => f.write_str("triple fault of the guest"),
             Self::GuestPanic => f.write_str("the guest's kernel panicked"),
+            Self::Restored => f.write_str("restored from a saved state"),
             Self::Shutdown => f.write_str("the guest shut down, as it was asked to"),
             Self::Overdue => f.write_str("the guest was asked to shut down and did not in time"),
             Self::Fault(text) => f.write_str(text),

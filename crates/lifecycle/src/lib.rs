@@ -14,6 +14,6 @@ mod state;
 
 pub use error::Error;
 pub use event::{Cause, Event, EventSink, StateReader, Status};
-pub use orchestrator::{Orchestrator, Stage, Verdict};
+pub use orchestrator::{Orchestrator, SavedPart, Stage, Verdict};
 pub use policy::{OnPanic, OnReset, OnTripleFault, Policy};
 pub use state::{IllegalTransition, State, TRANSITIONS, Transition, Verb};

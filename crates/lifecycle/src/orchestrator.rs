@@ -5,6 +5,10 @@ use drystone_bus::Effect;
 use drystone_state::{Component, ComponentError};
 use std::sync::Arc;
 
+mod save;
+
+pub use save::SavedPart;
+
 /// When a component is paused: stages in this order, and within a stage in the order of registration. Resuming and
 /// resetting go the other way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -239,16 +243,6 @@ impl Orchestrator {
     /// machine that is stuck must not be saved, whatever its state is called.
     pub fn is_stuck(&self) -> bool {
         self.stuck
-    }
-
-    /// Whether all components can be saved. Asked before anything is paused.
-    ///
-    /// # Errors
-    /// The names of the components that cannot.
-    pub fn savable(&self) -> Result<(), Vec<String>> {
-        let cannot = self.parts.iter().filter(|p| p.component.persist().is_none());
-        let names: Vec<_> = cannot.map(|p| p.name.clone()).collect();
-        if names.is_empty() { Ok(()) } else { Err(names) }
     }
 
     fn pause_for(&mut self, cause: Cause) -> Result<(), Error> {

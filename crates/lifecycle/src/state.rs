@@ -24,6 +24,10 @@ pub enum Verb {
     Resume,
     /// Start again from the beginning, in place.
     Reset,
+    /// Write down the state of every part.
+    Save,
+    /// Take over what was saved of another machine, instead of booting.
+    Restore,
     /// End.
     Stop,
 }
@@ -31,7 +35,7 @@ pub enum Verb {
 /// What a verb means in a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
-    /// It is done, and leads to this state; for [`Verb::Reset`] that is the same state again.
+    /// It is done, and leads to this state; for [`Verb::Reset`] and [`Verb::Save`] that is the same state again.
     To(State),
     /// It is so already: success, and nothing happens.
     Already,
@@ -43,17 +47,18 @@ pub enum Transition {
 ///
 /// To pause what is paused, resume what runs and stop what is stopped succeeds and does nothing: whoever asks gets
 /// what he asked for, and two operators, or one whose first answer was lost, do not fail on each other. To boot twice,
-/// or to pause or reset what was never booted, is a mistake about what the machine is, and is refused.
-pub const TRANSITIONS: &[(State, [(Verb, Transition); 5])] = {
+/// or to pause or reset what was never booted, is a mistake about what the machine is, and is refused. Only what stands still
+/// can be saved, and only a machine in which nothing has happened can take over what was.
+pub const TRANSITIONS: &[(State, [(Verb, Transition); 7])] = {
     use State::{Built, Paused, Running, Stopped};
     use Transition::{Already, Illegal, To};
-    use Verb::{Boot, Pause, Reset, Resume, Stop};
+    use Verb::{Boot, Pause, Reset, Restore, Resume, Save, Stop};
     #[rustfmt::skip]
-    const TABLE: &[(State, [(Verb, Transition); 5])] = &[
-        (Built,   [(Boot, To(Running)), (Pause, Illegal),    (Resume, Illegal),     (Reset, Illegal),     (Stop, To(Stopped))]),
-        (Running, [(Boot, Illegal),     (Pause, To(Paused)), (Resume, Already),     (Reset, To(Running)), (Stop, To(Stopped))]),
-        (Paused,  [(Boot, Illegal),     (Pause, Already),    (Resume, To(Running)), (Reset, To(Paused)),  (Stop, To(Stopped))]),
-        (Stopped, [(Boot, Illegal),     (Pause, Illegal),    (Resume, Illegal),     (Reset, Illegal),     (Stop, Already)]),
+    const TABLE: &[(State, [(Verb, Transition); 7])] = &[
+        (Built,   [(Boot, To(Running)), (Pause, Illegal),    (Resume, Illegal),     (Reset, Illegal),     (Save, Illegal),     (Restore, To(Paused)),  (Stop, To(Stopped))]),
+        (Running, [(Boot, Illegal),     (Pause, To(Paused)), (Resume, Already),     (Reset, To(Running)), (Save, Illegal),     (Restore, Illegal),     (Stop, To(Stopped))]),
+        (Paused,  [(Boot, Illegal),     (Pause, Already),    (Resume, To(Running)), (Reset, To(Paused)),  (Save, To(Paused)),  (Restore, Illegal),     (Stop, To(Stopped))]),
+        (Stopped, [(Boot, Illegal),     (Pause, Illegal),    (Resume, Illegal),     (Reset, Illegal),     (Save, Illegal),     (Restore, Illegal),     (Stop, Already)]),
     ];
     TABLE
 };
@@ -104,6 +109,8 @@ impl fmt::Display for Verb {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Reset => "reset",
+            Self::Save => "save",
+            Self::Restore => "restore",
             Self::Stop => "stop",
         })
     }
@@ -114,7 +121,8 @@ mod tests {
     use super::*;
 
     const STATES: [State; 4] = [State::Built, State::Running, State::Paused, State::Stopped];
-    const VERBS: [Verb; 5] = [Verb::Boot, Verb::Pause, Verb::Resume, Verb::Reset, Verb::Stop];
+    const VERBS: [Verb; 7] =
+        [Verb::Boot, Verb::Pause, Verb::Resume, Verb::Reset, Verb::Save, Verb::Restore, Verb::Stop];
 
     #[test]
     fn the_table_answers_for_every_pair_once() {
@@ -138,6 +146,8 @@ mod tests {
             assert!(state.next(Verb::Stop).is_ok(), "every machine can be stopped");
             let reset = state.next(Verb::Reset).unwrap_or(Some(state));
             assert_eq!(reset, Some(state), "a reset leads to where it began");
+            let save = state.next(Verb::Save).unwrap_or(Some(state));
+            assert_eq!(save, Some(state), "a save changes nothing");
         }
     }
 

@@ -60,6 +60,7 @@ impl<T: Persist> PersistDyn for T {
 pub struct Blob {
     kind: String,
     version: u32,
+    #[serde(with = "serde_bytes")]
     body: Vec<u8>,
 }
 

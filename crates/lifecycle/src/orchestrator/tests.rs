@@ -1,11 +1,13 @@
 use super::*;
 use crate::{IllegalTransition, Status};
-use drystone_state::{NoState, Persist, PersistDyn, RestoreError, SaveError};
+use drystone_state::{Persist, PersistDyn, RestoreError, SaveError, Schema};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 mod failures;
 mod random;
+mod save;
 
 /// What components were asked, in order: `pause disk`.
 #[derive(Clone, Default)]
@@ -24,6 +26,7 @@ impl Log {
 #[derive(Default)]
 struct Inner {
     running: bool,
+    resumed: u32,
     /// Verbs that fail.
     failing: BTreeSet<&'static str>,
 }
@@ -60,7 +63,7 @@ impl Component for Recorder {
         self.call("pause", |i| i.running = false)
     }
     fn resume(&self) -> Result<(), ComponentError> {
-        self.call("resume", |i| i.running = true)
+        self.call("resume", |i| (i.running, i.resumed) = (true, i.resumed + 1))
     }
     fn reset(&self) -> Result<(), ComponentError> {
         self.call("reset", |_| ())
@@ -70,13 +73,29 @@ impl Component for Recorder {
     }
 }
 
+/// How often it was resumed: something that differs from part to part and from moment to moment.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecorderState {
+    resumed: u32,
+}
+impl Schema for RecorderState {
+    const KIND: &'static str = "recorder";
+    const VERSION: u32 = 1;
+}
+
 impl Persist for Recorder {
-    type State = NoState;
-    fn save(&self) -> Result<NoState, SaveError> {
-        Ok(NoState {})
+    type State = RecorderState;
+    fn save(&self) -> Result<RecorderState, SaveError> {
+        assert!(!self.running(), "save of a running component");
+        let mut resumed = 0;
+        self.call("save", |i| resumed = i.resumed).map_err(|e| SaveError::Component(e.to_string()))?;
+        Ok(RecorderState { resumed })
     }
-    fn restore(&self, NoState {}: NoState) -> Result<(), RestoreError> {
-        Ok(())
+    fn restore(&self, RecorderState { resumed }: RecorderState) -> Result<(), RestoreError> {
+        assert!(!self.running(), "restore of a running component");
+        let restored = self.call("restore", |i| i.resumed = resumed);
+        restored.map_err(|e| RestoreError::Invalid { kind: RecorderState::KIND, cause: e.to_string() })
     }
 }
 
@@ -143,6 +162,8 @@ impl Rig {
             Verb::Pause => self.machine.pause(),
             Verb::Resume => self.machine.resume(),
             Verb::Reset => self.machine.reset(Cause::Operator),
+            Verb::Save => self.machine.save().map(drop),
+            Verb::Restore => self.machine.restore(&saved()),
             Verb::Stop => {
                 self.machine.stop(Cause::Operator);
                 Ok(())
@@ -163,8 +184,15 @@ fn named(parts: &[Arc<Recorder>], name: &str) -> Arc<Recorder> {
     parts.iter().find(|p| p.name == name).unwrap().clone()
 }
 
+/// What a machine of a [`Rig`] saves.
+fn saved() -> Vec<SavedPart> {
+    Rig::at(State::Paused).machine.save().unwrap()
+}
+
 const PAUSE: &str = "pause vcpus, pause serial, pause disk, pause ram, pause console";
 const RESUME: &str = "resume console, resume ram, resume disk, resume serial, resume vcpus";
+const SAVE: &str = "save vcpus, save serial, save disk, save ram, save console";
+const RESTORE: &str = "restore console, restore ram, restore disk, restore serial, restore vcpus";
 const RESET: &str = "reset console, reset ram, reset disk, reset serial, reset vcpus";
 
 fn changed(from: State, to: State, cause: Cause) -> Event {
@@ -182,21 +210,29 @@ fn every_verb_in_every_state_does_what_it_should() {
         (Built, Pause, None, ""),
         (Built, Resume, None, ""),
         (Built, Reset, None, ""),
+        (Built, Save, None, ""),
+        (Built, Restore, Some(Paused), RESTORE),
         (Built, Stop, Some(Stopped), ""),
         (Running, Boot, None, ""),
         (Running, Pause, Some(Paused), PAUSE),
         (Running, Resume, Some(Running), ""),
         (Running, Reset, Some(Running), &all),
+        (Running, Save, None, ""),
+        (Running, Restore, None, ""),
         (Running, Stop, Some(Stopped), PAUSE),
         (Paused, Boot, None, ""),
         (Paused, Pause, Some(Paused), ""),
         (Paused, Resume, Some(Running), RESUME),
         (Paused, Reset, Some(Paused), RESET),
+        (Paused, Save, Some(Paused), SAVE),
+        (Paused, Restore, None, ""),
         (Paused, Stop, Some(Stopped), ""),
         (Stopped, Boot, None, ""),
         (Stopped, Pause, None, ""),
         (Stopped, Resume, None, ""),
         (Stopped, Reset, None, ""),
+        (Stopped, Save, None, ""),
+        (Stopped, Restore, None, ""),
         (Stopped, Stop, Some(Stopped), ""),
     ];
     for (state, verb, next, calls) in cases {
@@ -214,6 +250,7 @@ fn every_verb_in_every_state_does_what_it_should() {
         assert!(rig.all_running(now == Running), "{state} {verb}");
         let expected = match verb {
             Reset if next.is_some() => vec![Event::Reset { cause: Cause::Operator }],
+            Restore if now != state => vec![changed(state, now, Cause::Restored)],
             _ if now != state => vec![changed(state, now, Cause::Operator)],
             _ => vec![],
         };
@@ -374,13 +411,14 @@ fn a_component_that_comes_later_joins_a_running_machine() {
 #[test]
 fn who_cannot_be_saved_is_named() {
     let mut rig = Rig::at(State::Running);
-    assert_eq!(rig.machine.savable(), Ok(()));
+    rig.machine.savable().unwrap();
     for name in ["vsock", "gpu"] {
         let log = rig.log.clone();
         let part = Arc::new(Recorder { name, log, savable: false, inner: Mutex::default() });
         rig.machine.add(Stage::Devices, name, part).unwrap();
     }
-    assert_eq!(rig.machine.savable(), Err(vec!["vsock".to_string(), "gpu".into()]));
+    let refused = rig.machine.savable().unwrap_err();
+    assert_eq!(refused.to_string(), "cannot save: vsock, gpu cannot be saved");
 }
 
 #[test]
