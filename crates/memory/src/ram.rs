@@ -1,10 +1,12 @@
 use crate::{DirtyBitmap, Layout, RamRange};
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+
+mod content;
+mod discard;
+use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
-use vm_memory::bitmap::Bitmap;
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     Address, FileOffset, GuestAddress, GuestAddressSpace, GuestMemoryAtomic, GuestMemoryBackend,
@@ -87,6 +89,17 @@ pub enum MemoryError {
         /// What the host said.
         cause: std::io::Error,
     },
+    /// A file cannot be guest RAM.
+    #[error("guest memory: its file has {found} bytes, {wanted} are wanted")]
+    FileSize {
+        /// Its length in bytes.
+        found: u64,
+        /// The length of RAM.
+        wanted: u64,
+    },
+    /// A file cannot be read.
+    #[error("guest memory: cannot read its file: {0}")]
+    ReadFile(std::io::Error),
     /// A range that is not whole pages of RAM.
     #[error("guest memory: {start:#x}..{end:#x} is not whole pages of RAM")]
     Range {
@@ -120,15 +133,41 @@ impl GuestRam {
     /// [`MemoryError::Map`] or [`MemoryError::File`] when the host cannot give that much, [`MemoryError::Advise`] when
     /// it refuses the advice on huge pages.
     pub fn new(layout: &Layout, config: &RamConfig) -> Result<Self, MemoryError> {
-        let file = match config.backing {
-            Backing::Anonymous => None,
-            Backing::Memfd => Some(Arc::new(memory_file(layout.ram_size())?)),
+        let source = match config.backing {
+            Backing::Anonymous => Source::Nothing,
+            Backing::Memfd => Source::Shared(Arc::new(memory_file(layout.ram_size())?)),
         };
+        Self::map(layout, config, &source)
+    }
+
+    /// RAM whose content is that of `file`, which holds the ranges of `layout` one after the other. [`Backing::Anonymous`] maps it
+    /// privately: nothing is read before it is touched, the host's page cache is shared with whoever else maps the file, and what
+    /// is written stays here. The file must then keep its length, or a guest that touches what is gone ends the process (SIGBUS);
+    /// unlinking it is fine. [`Backing::Memfd`] copies all of it.
+    ///
+    /// # Errors
+    /// [`MemoryError::FileSize`] unless the file is as long as RAM, [`MemoryError::ReadFile`], and as [`new`](Self::new).
+    pub fn from_file(layout: &Layout, config: &RamConfig, file: File) -> Result<Self, MemoryError> {
+        let (found, wanted) = (file.metadata().map_err(MemoryError::ReadFile)?.len(), layout.ram_size());
+        if found != wanted {
+            return Err(MemoryError::FileSize { found, wanted });
+        }
+        let source = match config.backing {
+            Backing::Anonymous => Source::Private(Arc::new(file)),
+            Backing::Memfd => {
+                let shared = memory_file(wanted)?;
+                content::copy(&file, &shared).map_err(MemoryError::ReadFile)?;
+                Source::Shared(Arc::new(shared))
+            }
+        };
+        Self::map(layout, config, &source)
+    }
+
+    fn map(layout: &Layout, config: &RamConfig, source: &Source) -> Result<Self, MemoryError> {
         let mut regions = Vec::new();
         let mut offset = 0;
         for range in layout.ram() {
-            let file = file.as_ref().map(|f| FileOffset::from_arc(f.clone(), offset));
-            regions.push(Arc::new(map(range, file, config.huge_pages)?));
+            regions.push(Arc::new(map(range, source, offset, config.huge_pages)?));
             offset += range.len;
         }
         let map = GuestRegionCollection::from_arc_regions(regions).map_err(|e| MemoryError::Map {
@@ -176,7 +215,7 @@ impl GuestRam {
             at += len;
         }
         for (region, offset, len) in pieces {
-            discard(region, offset, len).map_err(|cause| MemoryError::Advise {
+            discard::discard(region, offset, len).map_err(|cause| MemoryError::Advise {
                 attempt: "discard",
                 start,
                 end,
@@ -220,12 +259,27 @@ fn memory_file(len: u64) -> Result<File, MemoryError> {
     create().map_err(|e| MemoryError::File { len, cause: e.into() })
 }
 
-fn map(range: RamRange, file: Option<FileOffset>, huge: HugePages) -> Result<RamRegion, MemoryError> {
+/// Where the content of RAM is.
+enum Source {
+    /// All zeros, in private anonymous memory.
+    Nothing,
+    /// In a file that is RAM.
+    Shared(Arc<File>),
+    /// In a file that is left as it is.
+    Private(Arc<File>),
+}
+
+fn map(range: RamRange, source: &Source, offset: u64, huge: HugePages) -> Result<RamRegion, MemoryError> {
     let RamRange { base, len } = range;
     let failed = |cause: String| MemoryError::Map { base, len, cause };
     let size = usize::try_from(len).map_err(|e| failed(e.to_string()))?;
+    let (kind, file) = match source {
+        Source::Nothing => (libc_flags::ANONYMOUS, None),
+        Source::Shared(file) => (libc_flags::SHARED, Some(file)),
+        Source::Private(file) => (libc_flags::PRIVATE, Some(file)),
+    };
+    let file = file.map(|file| FileOffset::from_arc(file.clone(), offset));
     // MAP_NORESERVE: RAM may be larger than what the host has free; it is populated as the guest touches it.
-    let kind = if file.is_some() { libc_flags::SHARED } else { libc_flags::ANONYMOUS };
     let flags = kind | libc_flags::NORESERVE;
     let bitmap = DirtyBitmap::new(size, PAGE_SIZE).map_err(|e| failed(e.to_string()))?;
     let mapping = build(size, bitmap, flags, file).map_err(|e| failed(e.to_string()))?;
@@ -248,13 +302,20 @@ fn build(
     builder.build()
 }
 
+/// The file that *is* a region's memory, as opposed to one that it began with.
+fn shared_file(region: &RamRegion) -> Option<FileOffset> {
+    let mapping = region.get_mmap();
+    mapping.file_offset().filter(|_| mapping.flags() & libc_flags::SHARED != 0).cloned()
+}
+
 /// mmap(2)'s arguments in the integer form that vm-memory takes.
 mod libc_flags {
     use rustix::mm::{MapFlags, ProtFlags};
     pub const READ_WRITE: i32 = ProtFlags::READ.union(ProtFlags::WRITE).bits() as i32;
     pub const SHARED: i32 = MapFlags::SHARED.bits() as i32;
+    pub const PRIVATE: i32 = MapFlags::PRIVATE.bits() as i32;
     /// MAP_ANONYMOUS is not among rustix's flags, which has a function of its own for it (mman.h, x86 and arm64).
-    pub const ANONYMOUS: i32 = MapFlags::PRIVATE.bits() as i32 | 0x20;
+    pub const ANONYMOUS: i32 = PRIVATE | 0x20;
     pub const NORESERVE: i32 = MapFlags::NORESERVE.bits() as i32;
 }
 
@@ -273,25 +334,6 @@ fn advise(mapping: &MmapRegion<DirtyBitmap>, base: u64, huge: HugePages) -> Resu
         end,
         cause: e.into(),
     })
-}
-
-/// Discards whole pages that lie in the region.
-fn discard(region: &RamRegion, offset: u64, len: u64) -> std::io::Result<()> {
-    let (at, size) = (offset as usize, len as usize);
-    if let Some(file) = region.get_mmap().file_offset() {
-        // Dropping pages of a shared mapping would only unmap them: the hole is made in the file.
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        rustix::fs::fallocate(file.file(), flags, file.start() + offset, len)?;
-    } else {
-        // SAFETY: the caller checked that offset and length lie in the region's mapping, which lives as long as the
-        // region; Rust holds no references into guest memory, so zeros may appear there at any time.
-        unsafe {
-            let start = region.as_ptr().add(at);
-            rustix::mm::madvise(start.cast(), size, rustix::mm::Advice::LinuxDontNeed)?;
-        }
-    }
-    region.get_mmap().bitmap().mark_dirty(at, size);
-    Ok(())
 }
 
 #[cfg(test)]
