@@ -23,6 +23,7 @@ const LAYERS: &[&[&str]] = &[
         "drystone-loader",
         "drystone-runner",
         "drystone-rng",
+        "drystone-snapshot",
         "drystone-vcpu",
     ],
     &["drystone"],

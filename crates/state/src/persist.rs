@@ -105,6 +105,12 @@ impl Blob {
         &self.kind
     }
 
+    /// The length of the encoded state in bytes.
+    #[allow(clippy::len_without_is_empty)] // the shortest CBOR has a byte
+    pub fn len(&self) -> usize {
+        self.body.len()
+    }
+
     /// The [`Schema::VERSION`] it was encoded with.
     pub fn version(&self) -> u32 {
         self.version

@@ -75,6 +75,8 @@ words! {
         TripleFault = "triple_fault",
         /// The guest's kernel panicked.
         GuestPanic = "guest_panic",
+        /// It was restored from a snapshot.
+        Restored = "restored",
         /// The guest shut down, as it was asked to.
         Shutdown = "shutdown",
         /// The guest was asked to shut down, and did not in time.
@@ -92,6 +94,7 @@ impl From<&Cause> for CauseKind {
             Cause::GuestReset => Self::GuestReset,
             Cause::TripleFault => Self::TripleFault,
             Cause::GuestPanic => Self::GuestPanic,
+            Cause::Restored => Self::Restored,
             Cause::Shutdown => Self::Shutdown,
             Cause::Overdue => Self::Overdue,
             Cause::Fault(_) => Self::Fault,
