@@ -4,6 +4,7 @@ mod args;
 mod cpu;
 mod events;
 mod machines;
+mod snapshots;
 mod time;
 
 use crate::config::ConfigError;
@@ -48,6 +49,9 @@ fn command(command: Command) -> ExitStatus {
         Command::CtrlAltDel(id) => act(id, Action::CtrlAltDel),
         Command::Nmi(NmiArgs { id, cpu }) => act(id, Action::Nmi { cpu }),
         Command::Reset(id) => act(id, Action::Reset),
+        Command::Snapshot(args) => speak(|registry, out| snapshots::snapshot(registry, &args, out)),
+        Command::CancelSnapshot(id) => act(id, Action::CancelSnapshot),
+        Command::Restore(args) => snapshots::restore(&args),
         Command::Stop(StopArgs { id, graceful: false, .. }) => act(id, Action::Stop),
         Command::Stop(StopArgs { id, timeout, .. }) => {
             let timeout = timeout.map_or(DEFAULT_SHUTDOWN_TIME, |t| t.0);
@@ -66,8 +70,13 @@ fn run(args: &RunArgs) -> ExitStatus {
     if args.dump_config {
         return printed(|out| Ok(out.write_all(config.to_toml().as_bytes())?));
     }
-    run::run(&config).unwrap_or_else(|e| match e {
-        RunError::Config(e) => usage(e),
+    ended(run::run(&config))
+}
+
+/// How a machine that was run ended, or why it was not run.
+fn ended(result: Result<ExitStatus, RunError>) -> ExitStatus {
+    result.unwrap_or_else(|e| match e {
+        RunError::Config(e) => ExitStatus { code: ExitStatus::USAGE, message: Some(e.to_string()) },
         e => ExitStatus::error(e),
     })
 }

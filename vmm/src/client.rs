@@ -21,6 +21,9 @@ use tokio::task::LocalSet;
 /// A longer answer is not one of ours.
 const MAX_ANSWER: usize = 1 << 20;
 
+/// Terabytes of memory on a slow disk are written in less.
+const LONGEST_SNAPSHOT: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// What became of a request.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -95,11 +98,12 @@ impl Client {
     /// # Errors
     /// [`ClientError`]; [`ClientError::Refused`] when the machine says no.
     pub fn act(&self, action: Action) -> Result<Info, ClientError> {
-        let guest = match action {
+        let more = match action {
             Action::StopGracefully { timeout } => timeout,
+            Action::Snapshot(_) => LONGEST_SNAPSHOT,
             _ => Duration::ZERO,
         };
-        let patient = Self { socket: self.socket.clone(), time: self.time.saturating_add(guest) };
+        let patient = Self { socket: self.socket.clone(), time: self.time.saturating_add(more) };
         let path = format!("/v1/vm/{}", action.verb());
         self.blocking(patient.request(Method::PUT, path, action.body()))
     }

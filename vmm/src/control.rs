@@ -24,7 +24,7 @@ mod tests;
 mod verbs;
 
 pub use action::{Action, DEFAULT_SHUTDOWN_TIME, MAX_SHUTDOWN_TIME};
-pub use info::{Info, VmState};
+pub use info::{Info, SnapshotProgress, VmState};
 pub use limits::Limits;
 pub use server::{ServeError, Server};
 pub use verbs::{Verb, VerbError, Verbs};

@@ -47,6 +47,7 @@ impl Journal {
             Event::State { from, to, cause } => {
                 let kind = match (from, to) {
                     (State::Built, State::Running) => EventKind::Started,
+                    (State::Built, State::Paused) => EventKind::Restored,
                     (_, State::Running) => EventKind::Resumed,
                     (_, State::Paused) => EventKind::Paused,
                     _ => EventKind::Stopped,

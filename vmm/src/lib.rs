@@ -12,3 +12,4 @@ pub mod machine;
 pub mod monitor;
 pub mod registry;
 pub mod run;
+pub mod snapshot;

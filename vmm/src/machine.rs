@@ -3,10 +3,12 @@
 mod board;
 mod controls;
 mod cpu;
+mod cpuid;
 mod devices;
 mod image;
 mod payload;
 mod pci;
+mod save;
 mod virtio;
 
 use crate::config::{Config, ConfigError, CpusError, PanicPolicy, Policy, ShutdownSignal};
@@ -24,12 +26,12 @@ use drystone_vcpu::cpuid::{ModelError, Topology};
 use drystone_vcpu::msr::MsrBank;
 use drystone_vcpu::{VcpuError, VcpuSet};
 use image::BootImage;
-use payload::Payload;
 use std::io;
 use std::sync::{Arc, Mutex};
 
 pub use devices::Console;
 pub use payload::Booted;
+pub(crate) use save::{Begin, Origin};
 pub(crate) use virtio::MAX_DEVICES;
 
 /// Why a machine could not be made.
@@ -104,6 +106,12 @@ pub enum MachineError {
         /// Its limit.
         most: u32,
     },
+    /// The host's processor is not what the saved guest had.
+    #[error("cpu: this host's processor lacks what the guest had: {}; drystone cpu --compare says what both hosts can be", .0.join(", "))]
+    CpuLacks(Vec<String>),
+    /// A saved state that does not fit.
+    #[error("cannot restore: {0}")]
+    Restore(String),
     /// More events than its event device takes: a mistake in this crate.
     #[error("the machine's own layout is wrong: {0}")]
     Events(#[from] drystone_chipset::GedFull),
@@ -127,6 +135,9 @@ pub struct Machine {
     pub(crate) vcpus: Arc<VcpuSet>,
     cpus: Cpus,
     booted: Booted,
+    config: Config,
+    image: Arc<BootImage>,
+    begin: Begin,
     devices: devices::Devices,
     board: Arc<Board>,
     shutdown_signal: ShutdownSignal,
@@ -151,13 +162,24 @@ impl Machine {
         handle: &Handle,
         journal: &Journal,
     ) -> Result<(Self, Console), MachineError> {
-        // What the user named is looked at before anything is made.
-        let payload = Payload::open(config)?;
-        let booted = payload.booted()?;
+        Self::assemble(config, hypervisor, handle, journal, Origin::Boot)
+    }
 
-        let cpus = Cpus::plan(config, hypervisor, &hypervisor.supported_cpuid()?)?;
+    /// Builds what `config` describes, from its `origin`. There is one way for all of them.
+    pub(crate) fn assemble(
+        config: &Config,
+        hypervisor: &dyn Hypervisor,
+        handle: &Handle,
+        journal: &Journal,
+        origin: Origin<'_>,
+    ) -> Result<(Self, Console), MachineError> {
+        // What the user named is looked at before anything is made.
+        let payload = origin.payload(config)?;
+        let booted = Booted::of(&payload, config)?;
+
+        let cpus = Cpus::plan(config, hypervisor, &hypervisor.supported_cpuid()?, origin.cpuid()?)?;
         let layout = Layout::new(config.memory.size.0, cpus.physical_address_bits())?;
-        let ram = GuestRam::new(&layout, &config.memory.ram())?;
+        let ram = origin.ram(&layout, config)?;
         let mut vm_config = VmConfig::default();
         cpus.configure(&mut vm_config);
         let vm = hypervisor.create_vm(&vm_config)?;
@@ -177,7 +199,9 @@ impl Machine {
         let describe = devices.describe(virtio.aml(), cpus.topology.apic_ids().collect());
         let (reserved, entry) = (devices.reserved(), Mutex::new(None));
         let image = Arc::new(BootImage { ram, layout, payload, describe, reserved, entry });
-        image.load().map_err(MachineError::Load)?;
+        if matches!(origin, Origin::Boot) {
+            image.load().map_err(MachineError::Load)?;
+        }
 
         let made = cpus.create(vm.as_ref())?;
         let board = Arc::new(Board::new(vm)?);
@@ -198,12 +222,16 @@ impl Machine {
         devices.register(&mut orchestrator)?;
         virtio.register(&mut orchestrator)?;
         orchestrator.add(Stage::Devices, "board", board.clone())?;
-        orchestrator.add(Stage::Backends, "ram", image)?;
+        orchestrator.add(Stage::Backends, "ram", image.clone())?;
+        let begin = origin.restore(&mut orchestrator)?;
         let machine = Self {
             orchestrator,
             vcpus,
             cpus,
             booted,
+            config: config.clone(),
+            image,
+            begin,
             devices,
             board,
             shutdown_signal: config.shutdown_signal,

@@ -3,8 +3,10 @@
 
 mod follow;
 mod shutdown;
+mod snapshot;
 
 use crate::machine::Machine;
+use crate::snapshot::{Current, SnapshotError, SnapshotRequest};
 use drystone_chipset::KeyboardError;
 use drystone_hypervisor::RunError;
 use drystone_lifecycle::{Cause, Error, State, Verb, Verdict};
@@ -15,7 +17,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 /// What can be asked of a running machine from outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Request {
     /// A step in its life.
@@ -29,6 +31,8 @@ pub enum Request {
     /// Ask the guest to shut down, and end it when it has not after that time. The answer comes when it has ended, and other
     /// requests are followed meanwhile; asked again, the new time counts.
     Shutdown(Duration),
+    /// Write the machine down. It stands still meanwhile, and other requests wait.
+    Snapshot(SnapshotRequest),
 }
 
 /// Why a request was not followed.
@@ -55,6 +59,9 @@ pub enum RequestError {
     /// The hypervisor refused.
     #[error("cannot send a non-maskable interrupt: {0}")]
     Nmi(drystone_hypervisor::Error),
+    /// It was not written down, and goes on as it was.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// Somebody reset the machine that was to shut down.
     #[error("the machine was reset instead")]
     Superseded,
@@ -74,7 +81,10 @@ pub(crate) enum Message {
 
 /// Sends requests to a machine's monitor. Cheap to clone, usable from any thread.
 #[derive(Clone)]
-pub struct Handle(Sender<Message>);
+pub struct Handle {
+    monitor: Sender<Message>,
+    snapshot: Current,
+}
 
 impl Handle {
     /// Asks, and waits until it is done; returns the state that the machine is then in.
@@ -83,28 +93,38 @@ impl Handle {
     /// [`RequestError`].
     pub fn request(&self, request: Request) -> Result<State, RequestError> {
         let (answer, answers) = mpsc::channel();
-        self.0.send(Message::Request(request, answer)).map_err(|_| RequestError::Gone)?;
+        self.monitor.send(Message::Request(request, answer)).map_err(|_| RequestError::Gone)?;
         answers.recv().unwrap_or(Err(RequestError::Gone))
     }
 
     /// Ends the machine, and does not wait for it.
     pub fn end(&self, cause: Cause) {
+        self.snapshot.cancel();
         // If nobody listens any more, it has ended.
-        let _ = self.0.send(Message::End(cause));
+        let _ = self.monitor.send(Message::End(cause));
     }
 
     pub(crate) fn vcpu_event(&self, event: VcpuEvent) {
-        let _ = self.0.send(Message::Vcpu(event));
+        let _ = self.monitor.send(Message::Vcpu(event));
+    }
+
+    /// The snapshot that is just being written.
+    pub fn snapshot(&self) -> &Current {
+        &self.snapshot
     }
 }
 
 /// A machine's mailbox; made before the machine, whose vCPUs write to it.
-pub struct Mailbox(Receiver<Message>);
+pub struct Mailbox {
+    messages: Receiver<Message>,
+    snapshot: Current,
+}
 
 /// A handle, and where what it sends arrives.
 pub fn mailbox() -> (Handle, Mailbox) {
     let (sender, receiver) = mpsc::channel();
-    (Handle(sender), Mailbox(receiver))
+    let snapshot = Current::default();
+    (Handle { monitor: sender, snapshot: snapshot.clone() }, Mailbox { messages: receiver, snapshot })
 }
 
 /// How a machine ended.
@@ -117,14 +137,15 @@ pub struct End {
 }
 
 impl Mailbox {
-    /// Boots `machine` and serves it until it ends. When this returns, no vCPU runs any more.
+    /// Boots `machine`, or has it go on where it was saved, and serves it until it ends. When this returns, no vCPU runs any more.
     ///
     /// # Errors
-    /// [`Error`] when it cannot be booted.
+    /// [`Error`] when it cannot be started.
     pub fn serve(self, machine: Machine) -> Result<End, Error> {
         let reader = machine.orchestrator.reader();
-        let mut monitor = Monitor { machine, shutdown: Shutdown::default(), hint: "" };
-        monitor.machine.orchestrator.boot()?;
+        let mut monitor =
+            Monitor { machine, shutdown: Shutdown::default(), snapshot: self.snapshot.clone(), hint: "" };
+        monitor.machine.begin()?;
         while reader.state() != State::Stopped {
             match self.next(&monitor.shutdown) {
                 Ok(message) => monitor.handle(message),
@@ -140,8 +161,8 @@ impl Mailbox {
 
     fn next(&self, shutdown: &Shutdown) -> Result<Message, RecvTimeoutError> {
         match shutdown.time_left() {
-            Some(left) => self.0.recv_timeout(left),
-            None => self.0.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(left) => self.messages.recv_timeout(left),
+            None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
     }
 }
@@ -150,6 +171,7 @@ impl Mailbox {
 struct Monitor {
     machine: Machine,
     shutdown: Shutdown,
+    snapshot: Current,
     /// For the user, should the machine have ended over it.
     hint: &'static str,
 }

@@ -11,7 +11,7 @@ mod signals;
 pub use console::ConsoleError;
 pub use engine::{Built, Engine};
 pub use exit::ExitStatus;
-pub use kvm::KvmEngine;
+pub use kvm::{KvmEngine, RestoreEngine};
 
 use crate::config::{Config, ConfigError, ConsoleConfig};
 use crate::console::{Escape, Terminal};
@@ -19,6 +19,7 @@ use crate::control::{Action, Limits, ServeError, Server, Verbs};
 use crate::log::Log;
 use crate::monitor::End;
 use crate::registry::{Claim, Registry, RegistryError};
+use crate::snapshot::Restore;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,6 +85,15 @@ enum Event {
 /// [`RunError`]; nothing is left behind.
 pub fn run(config: &Config) -> Result<ExitStatus, RunError> {
     run_with(config, &KvmEngine)
+}
+
+/// Has a machine go on from a snapshot on `/dev/kvm`, and returns when it has ended: [`run_with`] a [`RestoreEngine`].
+///
+/// # Errors
+/// [`RunError`]; nothing is left behind.
+pub fn restore(restore: Restore) -> Result<ExitStatus, RunError> {
+    let Restore { snapshot, config, paused } = restore;
+    run_with(&config, &RestoreEngine { snapshot, paused })
 }
 
 /// Runs a machine that `engine` makes, and returns when it has ended.

@@ -140,6 +140,7 @@ impl Verbs for EchoVerbs {
             exits: [("pio_reads".to_owned(), 5)].into(),
             exit_latency: [("pio_reads".to_owned(), [(1024, 1)].into())].into(),
             msrs: Vec::new(),
+            snapshot: None,
         }
     }
     fn history(&self) -> History {

@@ -16,8 +16,8 @@ pub struct Manifest {
     pub program: String,
     /// The machine's name.
     pub machine: String,
-    /// When, in words: `2026-11-27T10:49:01Z`.
-    pub created: String,
+    /// When: milliseconds since 1970-01-01, UTC, by the host's clock.
+    pub created_unix_ms: u64,
     /// The machine's configuration, in the VMM's own schema.
     pub config: serde_json::Value,
     /// What is saved of each part.
@@ -121,7 +121,6 @@ impl Manifest {
     /// The longest text that is read, in bytes.
     pub const MAX_LEN: u64 = 4 << 20;
 
-    #[allow(clippy::too_many_arguments)] // each a field of its own
     pub(crate) fn new(
         about: crate::About,
         parts: Vec<PartEntry>,
@@ -129,13 +128,13 @@ impl Manifest {
         map: FileEntry,
         memory: MemoryEntry,
     ) -> Self {
-        let crate::About { program, machine, created, config, outside } = about;
+        let crate::About { program, machine, created_unix_ms, config, outside } = about;
         let checksum = NO_CHECKSUM.into();
         Self {
             format: Self::FORMAT,
             program,
             machine,
-            created,
+            created_unix_ms,
             config,
             parts,
             state,

@@ -24,8 +24,8 @@ pub struct About {
     pub program: String,
     /// The machine's name.
     pub machine: String,
-    /// When, in words: `2026-11-27T10:49:01Z`.
-    pub created: String,
+    /// When: milliseconds since 1970-01-01, UTC.
+    pub created_unix_ms: u64,
     /// Its configuration, in the VMM's own schema.
     pub config: serde_json::Value,
     /// What it stands on and the snapshot does not contain.

@@ -46,7 +46,7 @@ fn content(ram: &GuestRam, count: u64) -> Content<'_> {
     let about = About {
         program: "test 1".into(),
         machine: "web".into(),
-        created: "2026-11-27T10:49:01Z".into(),
+        created_unix_ms: 1_796_000_000_000,
         config: serde_json::json!({"cpus": 2, "checksum": "00000000"}),
         outside: Vec::new(),
     };

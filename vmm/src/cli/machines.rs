@@ -2,13 +2,14 @@
 
 use crate::client::{Client, ClientError};
 use crate::config::ByteSize;
-use crate::control::{Action, Info, Verb};
+use crate::control::{Action, Info, SnapshotProgress, Verb};
 use crate::events::CauseKind;
 use crate::registry::{Entry, Registry, RegistryError, VmId};
 use drystone_vcpu::msr::MsrCount;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A machine that is asked for its state answers at once.
@@ -34,6 +35,8 @@ pub(super) enum CommandError {
     Ambiguous(Vec<VmId>),
     #[error("{id}: did not end within {} seconds{}", ACT.as_secs(), pid.map(|p| format!("; kill -9 {p} ends it")).unwrap_or_default())]
     Lingers { id: VmId, pid: Option<u32> },
+    #[error("{}: no path: {cause}", path.display())]
+    Path { path: PathBuf, cause: io::Error },
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
 }
@@ -150,6 +153,7 @@ pub(super) fn info(
         exits,
         exit_latency,
         msrs,
+        snapshot,
     } = info;
     writeln!(out, "id       {id}\npid      {pid}\nstate    {state}\ncpus     {cpus}")?;
     writeln!(out, "memory   {}\nuptime   {}", ByteSize(memory_bytes), uptime(uptime_ms))?;
@@ -157,6 +161,9 @@ pub(super) fn info(
     writeln!(out, "resets   {resets}\nversion  {version}\nsocket   {}", entry.socket.display())?;
     if let Some(end) = end {
         writeln!(out, "end      {end}")?;
+    }
+    if let Some(SnapshotProgress { done, total }) = snapshot {
+        writeln!(out, "snapshot {} of {} MiB written", done >> 20, total >> 20)?;
     }
     for (kind, n) in exits {
         writeln!(out, "exits    {kind} {n}")?;
@@ -193,7 +200,7 @@ pub(super) fn act(
     out: &mut impl Write,
 ) -> Result<(), CommandError> {
     let entry = choose(registry, id)?;
-    let done = patiently(&entry, || Client::new(&entry.socket, ACT).act(action));
+    let done = patiently(&entry, || Client::new(&entry.socket, ACT).act(action.clone()));
     if action.verb() != Verb::Stop {
         return done.map(drop);
     }
@@ -220,7 +227,7 @@ fn how(end: Option<CauseKind>) -> String {
     }
 }
 
-fn wait_until_gone(
+pub(super) fn wait_until_gone(
     registry: &Registry,
     entry: &Entry,
     failed: Option<CommandError>,

@@ -32,6 +32,16 @@ impl Config {
         toml::to_string(self).unwrap_or_else(|e| format!("# cannot be written as TOML: {e}\n"))
     }
 
+    /// The same, with all paths absolute, so that another process in another directory understands it.
+    ///
+    /// # Errors
+    /// When the current directory is gone.
+    pub fn absolute(&self) -> std::io::Result<Self> {
+        let mut config = self.clone();
+        config.resolve(&std::env::current_dir()?);
+        Ok(config)
+    }
+
     fn resolve(&mut self, base: &Path) {
         let relative = |path: &mut PathBuf| {
             if !path.as_os_str().is_empty() {

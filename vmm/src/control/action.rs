@@ -1,6 +1,8 @@
 use super::Verb;
+use crate::snapshot::{SnapshotRequest, Then};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How long a guest may take to shut down, unless it is said.
@@ -9,7 +11,7 @@ pub const DEFAULT_SHUTDOWN_TIME: Duration = Duration::from_secs(30);
 pub const MAX_SHUTDOWN_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is asked of a running machine: a [`Verb`] with its options.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Action {
     /// Make it stand still.
@@ -34,6 +36,10 @@ pub enum Action {
         /// How long it may take, at most [`MAX_SHUTDOWN_TIME`].
         timeout: Duration,
     },
+    /// Write it down. Paths are the machine's, so they should be absolute.
+    Snapshot(SnapshotRequest),
+    /// Give up the snapshot that is being written.
+    CancelSnapshot,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -54,6 +60,17 @@ struct StopOptions {
     mode: StopMode,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SnapshotOptions {
+    #[serde(default)]
+    dir: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memory_dir: Option<PathBuf>,
+    #[serde(default)]
+    then: Then,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,12 +95,14 @@ impl Action {
             Verb::CtrlAltDel => plain(Self::CtrlAltDel),
             Verb::Reset => plain(Self::Reset),
             Verb::Nmi => options(body).map(|NmiOptions { cpu }| Self::Nmi { cpu }),
+            Verb::CancelSnapshot => plain(Self::CancelSnapshot),
+            Verb::Snapshot => snapshot(options(body)?),
             Verb::Stop => stop(options(body)?),
         }
     }
 
     /// Its verb.
-    pub fn verb(self) -> Verb {
+    pub fn verb(&self) -> Verb {
         match self {
             Self::Pause => Verb::Pause,
             Self::Resume => Verb::Resume,
@@ -91,26 +110,37 @@ impl Action {
             Self::CtrlAltDel => Verb::CtrlAltDel,
             Self::Nmi { .. } => Verb::Nmi,
             Self::Reset => Verb::Reset,
+            Self::Snapshot(_) => Verb::Snapshot,
+            Self::CancelSnapshot => Verb::CancelSnapshot,
             Self::Stop | Self::StopGracefully { .. } => Verb::Stop,
         }
     }
 
     /// Whether it is done only when the guest has done something.
-    pub fn waits_for_guest(self) -> bool {
+    pub fn waits_for_guest(&self) -> bool {
         matches!(self, Self::StopGracefully { .. })
     }
 
+    /// Whether it is done while others are being carried out, because it waits for the guest or ends what another waits for.
+    pub fn takes_no_turn(&self) -> bool {
+        self.waits_for_guest() || *self == Self::CancelSnapshot
+    }
+
     /// The body that says its options.
-    pub fn body(self) -> Vec<u8> {
+    pub fn body(&self) -> Vec<u8> {
         let json = match self {
-            Self::Nmi { cpu } => serde_json::to_vec(&NmiOptions { cpu }),
+            Self::Nmi { cpu } => serde_json::to_vec(&NmiOptions { cpu: *cpu }),
+            Self::Snapshot(SnapshotRequest { dir, memory_dir, then }) => {
+                let (dir, memory_dir) = (dir.clone(), memory_dir.clone());
+                serde_json::to_vec(&SnapshotOptions { dir, memory_dir, then: *then })
+            }
             Self::StopGracefully { timeout } => {
                 let timeout_ms = Some(timeout.as_millis().try_into().unwrap_or(u64::MAX));
                 serde_json::to_vec(&StopOptions { mode: StopMode::Graceful, timeout_ms })
             }
             _ => return Vec::new(),
         };
-        // Numbers and words: there is nothing in it that JSON cannot hold.
+        // Numbers and words, and paths, which the command line takes only as UTF-8: JSON can hold them.
         json.unwrap_or_default()
     }
 }
@@ -122,6 +152,16 @@ fn options<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, String> {
     // An object, and not the array that serde would take for one as well.
     let object: serde_json::Map<_, _> = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     T::deserialize(serde_json::Value::Object(object)).map_err(|e| e.to_string())
+}
+
+fn snapshot(options: SnapshotOptions) -> Result<Action, String> {
+    let SnapshotOptions { dir, memory_dir, then } = options;
+    for (name, path) in [("dir", Some(&dir)), ("memory_dir", memory_dir.as_ref())] {
+        if path.is_some_and(|path| !path.is_absolute()) {
+            return Err(format!("{name} must be an absolute path"));
+        }
+    }
+    Ok(Action::Snapshot(SnapshotRequest { dir, memory_dir, then }))
 }
 
 fn stop(options: StopOptions) -> Result<Action, String> {
@@ -156,6 +196,13 @@ mod tests {
             Action::Reset,
             Action::Stop,
             Action::StopGracefully { timeout },
+            Action::Snapshot(SnapshotRequest { dir: "/a".into(), memory_dir: None, then: Then::GoOn }),
+            Action::Snapshot(SnapshotRequest {
+                dir: "/a b/c".into(),
+                memory_dir: Some("/fast".into()),
+                then: Then::Stop,
+            }),
+            Action::CancelSnapshot,
         ] {
             assert_eq!(Action::parse(action.verb(), &action.body()), Ok(action));
         }
@@ -170,6 +217,10 @@ mod tests {
         assert!(refused(Verb::Stop, r#"{"timeout_ms":1}"#).contains("graceful"));
         assert!(refused(Verb::Stop, r#"{"mode":"gently"}"#).contains("gently"));
         assert!(refused(Verb::Stop, r#"{"mode":"graceful","timeout_ms":86400001}"#).contains("86400000"));
+        for body in ["", "{}", r#"{"dir":"here"}"#, r#"{"dir":"/a","memory_dir":"b"}"#] {
+            assert!(refused(Verb::Snapshot, body).contains("dir must be an absolute path"), "{body}");
+        }
+        assert!(refused(Verb::Snapshot, r#"{"dir":"/a","then":"sleep"}"#).contains("sleep"));
         let waits = Action::parse(Verb::Stop, br#"{"mode":"graceful"}"#).unwrap();
         assert_eq!(waits, Action::StopGracefully { timeout: Duration::from_secs(30) });
         assert!(waits.waits_for_guest() && !Action::Stop.waits_for_guest());

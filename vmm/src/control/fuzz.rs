@@ -27,6 +27,7 @@ impl Verbs for Agreeable {
             end: None,
             exits: [("io".to_owned(), 1)].into(),
             exit_latency: [("io".to_owned(), [(1024, 1)].into())].into(),
+            snapshot: None,
             msrs: Vec::new(),
         }
     }

@@ -45,6 +45,18 @@ pub struct Info {
     /// How often the guest met the rules for model-specific registers; rules that it never met are left out.
     #[serde(default)]
     pub msrs: Vec<MsrCount>,
+    /// How far the snapshot is that is just being written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotProgress>,
+}
+
+/// How far a snapshot is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotProgress {
+    /// Bytes of guest memory that are written.
+    pub done: u64,
+    /// Of how many; 0 before that is known.
+    pub total: u64,
 }
 
 /// Where a machine is in its life.

@@ -164,11 +164,11 @@ impl Routes {
     }
 
     async fn act(&self, action: Action) -> Answer {
-        let places = if action.waits_for_guest() { &self.waits } else { &self.places };
+        let places = if action.takes_no_turn() { &self.waits } else { &self.places };
         let Ok(place) = places.clone().try_acquire_owned() else {
             return failure(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being carried out");
         };
-        let turn = match action.waits_for_guest() {
+        let turn = match action.takes_no_turn() {
             true => None,
             false => match self.turn.clone().acquire_owned().await {
                 Ok(turn) => Some(turn),

@@ -19,14 +19,27 @@ pub enum Verb {
     Nmi,
     /// Start the guest again, in place.
     Reset,
+    /// Write it down, to be restored.
+    Snapshot,
+    /// Give up the snapshot that is being written.
+    CancelSnapshot,
     /// End it.
     Stop,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Pause, Self::Resume, Self::Power, Self::CtrlAltDel, Self::Nmi, Self::Reset, Self::Stop];
+    pub const ALL: [Self; 9] = [
+        Self::Pause,
+        Self::Resume,
+        Self::Power,
+        Self::CtrlAltDel,
+        Self::Nmi,
+        Self::Reset,
+        Self::Snapshot,
+        Self::CancelSnapshot,
+        Self::Stop,
+    ];
 
     /// The word in a URL and on the command line.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +50,8 @@ impl Verb {
             Self::CtrlAltDel => "ctrl-alt-del",
             Self::Nmi => "nmi",
             Self::Reset => "reset",
+            Self::Snapshot => "snapshot",
+            Self::CancelSnapshot => "cancel-snapshot",
             Self::Stop => "stop",
         }
     }

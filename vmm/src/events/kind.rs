@@ -31,6 +31,8 @@ words! {
     EventKind {
         /// The guest was started.
         Started = "started",
+        /// It came back from a snapshot, and stands still.
+        Restored = "restored",
         /// It was made to stand still.
         Paused = "paused",
         /// It went on.
@@ -53,6 +55,8 @@ words! {
         CtrlAltDel = "ctrl_alt_del",
         /// A non-maskable interrupt was sent.
         Nmi = "nmi",
+        /// It was written down.
+        Snapshot = "snapshot",
         /// The guest was asked to shut down, and is forced if it does not in time.
         GracefulStop = "graceful_stop",
         /// It did not in time.

@@ -1,8 +1,9 @@
 use super::MachineError;
+use super::cpuid::SavedCpuid;
 use crate::config::{Affinity, Config};
 use drystone_hypervisor::{Cpuid, Hypervisor, Vcpu, Vm, VmConfig};
 use drystone_vcpu::VcpuOptions;
-use drystone_vcpu::cpuid::{GuestCpu, Topology};
+use drystone_vcpu::cpuid::Topology;
 use drystone_vcpu::msr::{MsrBank, MsrPolicy};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::collections::BTreeSet;
@@ -13,7 +14,8 @@ use std::time::Duration;
 /// The machine's processors, as far as they are known before there is a VM.
 pub(super) struct Cpus {
     pub(super) topology: Topology,
-    guest: GuestCpu,
+    /// What each of them answers.
+    pub(super) cpuid: SavedCpuid,
     policy: Arc<MsrPolicy>,
     pub(super) msrs: Arc<MsrBank>,
     affinity: Affinity,
@@ -21,11 +23,12 @@ pub(super) struct Cpus {
 }
 
 impl Cpus {
-    /// What `config` asks for, on a host that offers `host`.
+    /// What `config` asks for, on a host that offers `host`; or what was `saved`, if the host can carry it.
     pub(super) fn plan(
         config: &Config,
         hypervisor: &dyn Hypervisor,
         host: &Cpuid,
+        saved: Option<SavedCpuid>,
     ) -> Result<Self, MachineError> {
         let topology = config.cpus.topology()?;
         let most = hypervisor.capabilities().max_vcpus;
@@ -34,7 +37,10 @@ impl Cpus {
             return Err(MachineError::Cpus { asked: topology.vcpus(), hypervisor, most });
         }
         let (model, mut policy) = config.cpu.resolve(topology)?;
-        let guest = model.on(host)?;
+        let cpuid = match saved {
+            None => SavedCpuid::of(&model.on(host)?),
+            Some(saved) => saved.on(host, &model)?,
+        };
         // The rules that are there for everybody are worth having where they can be had, and no more.
         if config.cpu.msrs.is_empty() && !hypervisor.capabilities().msr_filter {
             policy = MsrPolicy::new();
@@ -46,12 +52,12 @@ impl Cpus {
         let policy = Arc::new(policy);
         let msrs = Arc::new(MsrBank::new(policy.clone(), topology.apic_ids()));
         let halt_poll = config.cpu.halt_poll_us.map(|us| Duration::from_micros(us.into()));
-        Ok(Self { topology, guest, policy, msrs, affinity, halt_poll })
+        Ok(Self { topology, cpuid, policy, msrs, affinity, halt_poll })
     }
 
     /// How wide the guest's physical addresses are.
     pub(super) fn physical_address_bits(&self) -> u8 {
-        self.guest.physical_address_bits()
+        self.cpuid.physical_address_bits()
     }
 
     /// What must be said when the VM is made.
@@ -63,12 +69,12 @@ impl Cpus {
     }
 
     pub(super) fn create(&self, vm: &dyn Vm) -> Result<Vec<Box<dyn Vcpu>>, MachineError> {
-        let make = |id| {
+        let make = |(id, cpuid)| {
             let mut vcpu = vm.create_vcpu(id)?;
-            vcpu.set_cpuid(&self.guest.for_vcpu(id))?;
+            vcpu.set_cpuid(cpuid)?;
             Ok(vcpu)
         };
-        self.topology.apic_ids().map(make).collect()
+        self.cpuid.vcpus().map(make).collect()
     }
 
     /// What their threads are given.

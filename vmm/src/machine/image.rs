@@ -17,7 +17,8 @@ pub(super) type Describe = Box<dyn Fn(&mut dyn FnMut(&AcpiConfig<'_>)) + Send + 
 pub(super) struct BootImage {
     pub(super) ram: GuestRam,
     pub(super) layout: Layout,
-    pub(super) payload: Payload,
+    /// What is loaded, or why it cannot be.
+    pub(super) payload: Result<Payload, String>,
     pub(super) describe: Describe,
     /// Addresses that are not for RAM.
     pub(super) reserved: Vec<Range<u64>>,
@@ -28,14 +29,16 @@ pub(super) struct BootImage {
 impl BootImage {
     /// Puts everything into guest RAM, which must be all zeros.
     pub(super) fn load(&self) -> Result<(), ComponentError> {
+        let missing = |why| ComponentError::new(format!("the guest cannot be started again: {why}"));
+        let payload = self.payload.as_ref().map_err(missing)?;
         let memory = self.ram.view().memory();
         let mut entry = None;
         (self.describe)(&mut |acpi| {
             let boot = Boot {
-                kernel: &self.payload.kernel,
-                protocol: self.payload.protocol,
-                initrd: self.payload.initrd.as_ref(),
-                cmdline: &self.payload.cmdline,
+                kernel: &payload.kernel,
+                protocol: payload.protocol,
+                initrd: payload.initrd.as_ref(),
+                cmdline: &payload.cmdline,
                 acpi: Some(acpi),
                 reserved: &self.reserved,
             };

@@ -33,7 +33,7 @@ impl Payload {
     }
 
     /// What is known of the kernel before it runs.
-    pub(super) fn booted(&self) -> Result<Booted, MachineError> {
+    fn booted(&self) -> Result<Booted, MachineError> {
         let protocol = self.kernel.protocol(self.protocol)?;
         Ok(Booted {
             kernel: self.kernel.name().into(),
@@ -52,6 +52,18 @@ pub struct Booted {
     pub protocol: Protocol,
     /// All ways in which it could be.
     pub possible: Vec<Protocol>,
+}
+
+impl Booted {
+    /// Of a machine with `payload`, or of one that is restored and whose kernel is gone.
+    pub(super) fn of(payload: &Result<Payload, String>, config: &Config) -> Result<Self, MachineError> {
+        if let Ok(payload) = payload {
+            return payload.booted();
+        }
+        let kernel = config.kernel.as_ref().map_or(BUILT_IN.into(), |path| path.display().to_string());
+        let protocol = config.boot_protocol.wanted().unwrap_or(Protocol::Linux);
+        Ok(Self { kernel, protocol, possible: vec![protocol] })
+    }
 }
 
 impl fmt::Display for Booted {

@@ -19,6 +19,9 @@ impl Monitor {
                 orchestrator.expect_shutdown(false);
                 self.shutdown.give_up();
             }
+            Request::Life(Verb::Save) => drop(orchestrator.save()?),
+            Request::Life(Verb::Restore) => orchestrator.restore(&[])?,
+            Request::Snapshot(request) => self.write_snapshot(&request)?,
             Request::Life(Verb::Stop) => orchestrator.stop(Cause::Operator),
             Request::PowerButton => self.press_power_button()?,
             Request::CtrlAltDel => self.type_ctrl_alt_del()?,

@@ -1,53 +1,75 @@
 use super::engine::{Built, Engine};
 use super::exits;
 use crate::config::Config;
-use crate::control::{self, Action, Info, VerbError, Verbs};
+use crate::control::{self, Action, Info, SnapshotProgress, VerbError, Verbs};
 use crate::events::{History, Journal};
 use crate::log::Log;
-use crate::machine::{Booted, Machine};
+use crate::machine::{Booted, Machine, Origin};
 use crate::monitor::{Handle, Request, RequestError, mailbox};
 use crate::registry::VmId;
+use crate::snapshot::SnapshotError;
 use drystone_kvm::Kvm;
 use drystone_lifecycle::{self as lifecycle, StateReader, Verb};
-use drystone_observe::{Registry, Snapshot};
+use drystone_observe::Registry;
+use drystone_snapshot::Snapshot;
 use drystone_vcpu::VcpuSet;
 use drystone_vcpu::msr::MsrBank;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Machines on `/dev/kvm`.
+/// Machines on `/dev/kvm` that boot.
 pub struct KvmEngine;
 
 impl Engine for KvmEngine {
     fn build(&self, config: &Config, id: &VmId, log: &Log) -> Result<Built, String> {
-        let kvm = Kvm::open().map_err(|e| e.to_string())?;
-        let (handle, mailbox) = mailbox();
-        let journal = Journal::new(log.clone());
-        let (machine, console) =
-            Machine::build(config, &kvm, &handle, &journal).map_err(|e| e.to_string())?;
-        let booted = machine.booted().clone();
-        log.info(&booted);
-        let verbs = Arc::new(Running {
-            id: id.clone(),
-            booted,
-            cpus: machine.topology().vcpus(),
-            memory: config.memory.size.0,
-            since: Instant::now(),
-            state: machine.state_reader(),
-            vcpus: machine.vcpus(),
-            msrs: machine.msrs(),
-            registry: machine.registry(),
-            handle: handle.clone(),
-            history: journal.history(),
-        });
-        Ok(Built {
-            verbs,
-            input: Box::new(console.input),
-            output: Box::new(console.output),
-            end: Box::new(move || handle.end(lifecycle::Cause::Operator)),
-            serve: Box::new(move || mailbox.serve(machine).map_err(|e| e.to_string())),
-        })
+        build(config, id, log, Origin::Boot)
     }
+}
+
+/// Machines on `/dev/kvm` that go on from a snapshot.
+pub struct RestoreEngine {
+    /// It.
+    pub snapshot: Snapshot,
+    /// Wait to be resumed.
+    pub paused: bool,
+}
+
+impl Engine for RestoreEngine {
+    fn build(&self, config: &Config, id: &VmId, log: &Log) -> Result<Built, String> {
+        build(config, id, log, Origin::Restore { snapshot: &self.snapshot, paused: self.paused })
+    }
+}
+
+fn build(config: &Config, id: &VmId, log: &Log, origin: Origin<'_>) -> Result<Built, String> {
+    let kvm = Kvm::open().map_err(|e| e.to_string())?;
+    let (handle, mailbox) = mailbox();
+    let journal = Journal::new(log.clone());
+    // Its name goes into its snapshots, also if it was made up.
+    let config = &Config { id: Some(id.to_string()), ..config.clone() };
+    let (machine, console) =
+        Machine::assemble(config, &kvm, &handle, &journal, origin).map_err(|e| e.to_string())?;
+    let booted = machine.booted().clone();
+    log.info(&booted);
+    let verbs = Arc::new(Running {
+        id: id.clone(),
+        booted,
+        cpus: machine.topology().vcpus(),
+        memory: config.memory.size.0,
+        since: Instant::now(),
+        state: machine.state_reader(),
+        vcpus: machine.vcpus(),
+        msrs: machine.msrs(),
+        registry: machine.registry(),
+        handle: handle.clone(),
+        history: journal.history(),
+    });
+    Ok(Built {
+        verbs,
+        input: Box::new(console.input),
+        output: Box::new(console.output),
+        end: Box::new(move || handle.end(lifecycle::Cause::Operator)),
+        serve: Box::new(move || mailbox.serve(machine).map_err(|e| e.to_string())),
+    })
 }
 
 /// A machine that its monitor runs, as the control socket sees it.
@@ -83,10 +105,11 @@ impl Verbs for Running {
             exits: exits::counts(&self.vcpus),
             exit_latency: exits::latency(&self.vcpus),
             msrs: self.msrs.counts(),
+            snapshot: self.handle.snapshot().bytes().map(|(done, total)| SnapshotProgress { done, total }),
         }
     }
 
-    fn metrics(&self) -> Snapshot {
+    fn metrics(&self) -> drystone_observe::Snapshot {
         self.registry.snapshot()
     }
 
@@ -95,6 +118,7 @@ impl Verbs for Running {
     }
 
     fn act(&self, action: Action) -> Result<Info, VerbError> {
+        let verb = action.verb();
         let request = match action {
             Action::Pause => Request::Life(Verb::Pause),
             Action::Resume => Request::Life(Verb::Resume),
@@ -104,15 +128,25 @@ impl Verbs for Running {
             Action::CtrlAltDel => Request::CtrlAltDel,
             Action::Nmi { cpu } => Request::Nmi(cpu),
             Action::StopGracefully { timeout } => Request::Shutdown(timeout),
+            Action::Snapshot(request) => Request::Snapshot(request),
+            Action::CancelSnapshot if self.handle.snapshot().cancel() => return Ok(self.info()),
+            Action::CancelSnapshot => {
+                return Err(VerbError::Illegal("no snapshot is being written".into()));
+            }
         };
         match self.handle.request(request) {
             // Somebody else was quicker, and what was wanted is so.
-            Err(RequestError::Gone) if action.verb() == control::Verb::Stop => Ok(self.info()),
+            Err(RequestError::Gone) if verb == control::Verb::Stop => Ok(self.info()),
             Ok(_) => Ok(self.info()),
             Err(RequestError::Lifecycle(e)) if !matches!(e, lifecycle::Error::Illegal(_)) => {
                 Err(VerbError::Failed(e.to_string()))
             }
-            Err(e @ RequestError::Nmi(_)) => Err(VerbError::Failed(e.to_string())),
+            Err(RequestError::Snapshot(SnapshotError::Lifecycle(e @ lifecycle::Error::Illegal(_)))) => {
+                Err(VerbError::Illegal(e.to_string()))
+            }
+            Err(e @ (RequestError::Nmi(_) | RequestError::Snapshot(_))) => {
+                Err(VerbError::Failed(e.to_string()))
+            }
             Err(e) => Err(VerbError::Illegal(e.to_string())),
         }
     }

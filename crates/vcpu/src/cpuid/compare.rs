@@ -54,6 +54,19 @@ impl Comparison {
         }
     }
 
+    /// What the first has and a guest that moves from it to the second would miss there, in words.
+    pub fn missing_on_second(&self) -> Vec<String> {
+        let features = self.only_first.iter().map(ToString::to_string);
+        // That the second has more of anything is no harm: the guest goes on seeing what it saw.
+        // Components of XSAVE belong to features, which are compared by themselves.
+        let other = self.other.iter().filter(|(what, ..)| *what != "XSAVE components");
+        let other = other.filter(|(_, first, second)| match (first.parse(), second.parse()) {
+            (Ok::<u32, _>(first), Ok::<u32, _>(second)) => first > second,
+            _ => true,
+        });
+        features.chain(other.map(|(what, first, second)| format!("{what} {first} (here {second})"))).collect()
+    }
+
     /// Whether a guest can go from one to the other and back and miss nothing.
     pub fn is_equal(&self) -> bool {
         self.only_first.is_empty() && self.only_second.is_empty() && self.other.is_empty()

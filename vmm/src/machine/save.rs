@@ -1,0 +1,114 @@
+//! A machine written down, and where one comes from.
+
+use super::cpuid::SavedCpuid;
+use super::payload::Payload;
+use super::{Machine, MachineError};
+use crate::config::Config;
+use crate::snapshot::{SnapshotError, SnapshotRequest};
+use drystone_lifecycle::{Orchestrator, SavedPart};
+use drystone_memory::{GuestRam, Layout};
+use drystone_snapshot::{About, Content, Manifest, MemoryRange, Options, Outside, Progress, Snapshot};
+use drystone_state::Blob;
+use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Where a machine comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum Origin<'a> {
+    /// From its kernel.
+    Boot,
+    /// From a snapshot; it goes on where that was made, at once or when it is resumed.
+    Restore { snapshot: &'a Snapshot, paused: bool },
+}
+
+/// What a machine does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    Boot,
+    Resume,
+    /// Nothing, until it is told to.
+    Wait,
+}
+
+impl Origin<'_> {
+    /// The kernel. Whoever restores a machine needs it only should that be reset.
+    pub(super) fn payload(&self, config: &Config) -> Result<Result<Payload, String>, MachineError> {
+        match (Payload::open(config), self) {
+            (Err(e), Self::Boot) => Err(e),
+            (payload, _) => Ok(payload.map_err(|e| e.to_string())),
+        }
+    }
+
+    /// What its vCPUs must answer to CPUID, if that is not to be decided here.
+    pub(super) fn cpuid(&self) -> Result<Option<SavedCpuid>, MachineError> {
+        let Self::Restore { snapshot, .. } = self else { return Ok(None) };
+        let lacking = || MachineError::Restore("the snapshot says nothing of the guest's processors".into());
+        let blob = snapshot.parts().get(SavedCpuid::PART).ok_or_else(lacking)?;
+        blob.decode().map(Some).map_err(|e| MachineError::Restore(e.to_string()))
+    }
+
+    pub(super) fn ram(&self, layout: &Layout, config: &Config) -> Result<GuestRam, MachineError> {
+        let Self::Restore { snapshot, .. } = self else {
+            return Ok(GuestRam::new(layout, &config.memory.ram())?);
+        };
+        let range = |r: drystone_memory::RamRange| MemoryRange { base: r.base, len: r.len };
+        if !layout.ram().into_iter().map(range).eq(snapshot.map().ranges().iter().copied()) {
+            return Err(MachineError::Restore("the saved memory is not that of its configuration".into()));
+        }
+        let memory = snapshot.memory().map_err(|e| MachineError::Restore(format!("guest memory: {e}")))?;
+        Ok(GuestRam::from_file(layout, &config.memory.ram(), memory)?)
+    }
+
+    /// Gives all parts the state that they had.
+    pub(super) fn restore(&self, orchestrator: &mut Orchestrator) -> Result<Begin, MachineError> {
+        let Self::Restore { snapshot, paused } = self else { return Ok(Begin::Boot) };
+        let parts = snapshot.parts().iter().filter(|(name, _)| *name != SavedCpuid::PART);
+        let part = |(name, state): (&String, &Blob)| SavedPart { name: name.clone(), state: state.clone() };
+        orchestrator.restore(&parts.map(part).collect::<Vec<_>>())?;
+        Ok(if *paused { Begin::Wait } else { Begin::Resume })
+    }
+}
+
+impl Machine {
+    /// Does what it is to do first.
+    pub(crate) fn begin(&mut self) -> Result<(), drystone_lifecycle::Error> {
+        match self.begin {
+            Begin::Boot => self.orchestrator.boot(),
+            Begin::Resume => self.orchestrator.resume(),
+            Begin::Wait => Ok(()),
+        }
+    }
+
+    /// Writes the machine, which is paused, into a directory.
+    pub(crate) fn write(
+        &self,
+        request: &SnapshotRequest,
+        progress: &Progress,
+    ) -> Result<Manifest, SnapshotError> {
+        let mut parts = BTreeMap::new();
+        let cpuid = Blob::encode(&self.cpus.cpuid).map_err(|e| SnapshotError::Encode(e.to_string()))?;
+        parts.insert(SavedCpuid::PART.to_owned(), cpuid);
+        parts.extend(self.orchestrator.save()?.into_iter().map(|part| (part.name, part.state)));
+        let content = Content { about: self.about()?, parts, ram: &self.image.ram };
+        let options = Options { memory_dir: request.memory_dir.clone(), ..Options::default() };
+        Ok(drystone_snapshot::write(&request.dir, &content, &options, progress)?)
+    }
+
+    fn about(&self) -> Result<About, SnapshotError> {
+        let config = self.config.absolute().map_err(|e| SnapshotError::Encode(e.to_string()))?;
+        let mut outside = Vec::new();
+        for (index, disk) in config.disk.iter().enumerate() {
+            let (name, path) = (disk.name(index), disk.path.clone());
+            let look = Outside::look(&*name, &path);
+            outside.push(look.map_err(|cause| SnapshotError::Outside { name, path, cause })?);
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(About {
+            program: concat!("drystone ", env!("CARGO_PKG_VERSION")).into(),
+            machine: config.id.clone().unwrap_or_default(),
+            created_unix_ms: since.as_millis().try_into().unwrap_or(u64::MAX),
+            config: serde_json::to_value(&config).map_err(|e| SnapshotError::Encode(e.to_string()))?,
+            outside,
+        })
+    }
+}
