@@ -2,6 +2,7 @@ use super::*;
 use crate::client::{Client, ClientError};
 use crate::events::{CauseKind, EventKind, History};
 use crate::log::Log;
+use crate::snapshot::{SnapshotRequest, Then};
 use drystone_observe::{Snapshot, Value};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -59,6 +60,7 @@ impl Verbs for Stub {
             exits: [("pio_writes".to_owned(), 9)].into(),
             exit_latency: [("pio_writes".to_owned(), [(1024, 1)].into())].into(),
             msrs: Vec::new(),
+            snapshot: None,
         }
     }
     fn metrics(&self) -> Snapshot {
@@ -70,7 +72,8 @@ impl Verbs for Stub {
     fn act(&self, action: Action) -> Result<Info, VerbError> {
         match action {
             Action::Power => return Err(VerbError::Failed("no button".into())),
-            Action::Reset | Action::StopGracefully { .. } => {
+            Action::CancelSnapshot => self.open(),
+            Action::Reset | Action::StopGracefully { .. } | Action::Snapshot(_) => {
                 let mut gate = self.gate.lock().unwrap();
                 gate.waiting += 1;
                 self.changed.notify_all();
@@ -311,6 +314,19 @@ fn the_state_is_told_while_a_verb_takes_its_time() {
     server.stub.open();
     first.join().unwrap().unwrap();
     done.recv_timeout(LONG).unwrap().unwrap();
+}
+
+#[test]
+fn a_snapshot_is_cancelled_while_it_has_its_turn() {
+    let server = serve(Limits { verbs: 1, ..Limits::default() });
+    let client = server.client();
+    let request = SnapshotRequest { dir: "/snapshot".into(), memory_dir: None, then: Then::GoOn };
+    let writing = std::thread::spawn(move || client.act(Action::Snapshot(request)));
+    server.stub.wait_for_waiting(1);
+    let other = server.client().act(Action::Pause);
+    assert!(matches!(other, Err(ClientError::Refused { status: 503, .. })), "{other:?}");
+    server.client().act(Action::CancelSnapshot).unwrap();
+    writing.join().unwrap().unwrap();
 }
 
 #[test]

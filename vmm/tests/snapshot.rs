@@ -1,0 +1,361 @@
+//! Machines written down and brought back on the real `/dev/kvm`, with the guest that is built in: what a person types and sees, and
+//! everything that can be wrong with a snapshot.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+
+mod common;
+
+use common::{Session, is_raw, wait_until};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+/// Whether there is a `/dev/kvm` to open; says so out loud if not.
+fn has_kvm() -> bool {
+    let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
+    if let Err(e) = &opened {
+        eprintln!("NOT RUN: /dev/kvm: {e}");
+    }
+    opened.is_ok()
+}
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_drystone"));
+        // Relative paths are the command's, not the machine's.
+        command.args(args).current_dir(self.0.path()).env("DRYSTONE_RUNTIME_DIR", self.path("run"));
+        command.stderr(Stdio::piped());
+        command
+    }
+    /// A machine with this terminal.
+    fn session(&self, args: &[&str]) -> Session {
+        let session = Session::open(self.command(args));
+        // Until then what is typed is shown twice.
+        wait_until("raw mode", || is_raw(&session.tty));
+        session
+    }
+    /// A machine at its first prompt.
+    fn run(&self, id: &str, args: &[&str]) -> Session {
+        let mut session = self.session(&[&["run", "--memory", "64M", "--id", id], args].concat());
+        session.read_to("\r\n> ");
+        session
+    }
+    fn output(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+    /// Runs a command that works; returns what it says.
+    fn say(&self, args: &[&str]) -> String {
+        let output = self.output(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+    /// Runs a command that is refused with `code` and one line, in which `…` stands for anything.
+    fn refuses(&self, args: &[&str], code: i32, line: &str) {
+        let output = self.output(args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
+        let mut rest = said.trim_end();
+        for (n, piece) in line.split('…').enumerate() {
+            let at = rest.find(piece).unwrap_or_else(|| panic!("{args:?}: {said:?} is not {line:?}"));
+            assert!(n > 0 || at == 0, "{args:?}: {said:?} is not {line:?}");
+            rest = &rest[at + piece.len()..];
+        }
+        let machines = self.say(&["ls"]);
+        let others: Vec<_> = machines.lines().skip(1).filter(|line| !line.starts_with("web ")).collect();
+        assert!(others.is_empty(), "{args:?}: something is left behind: {others:?}");
+    }
+    fn state(&self, id: &str) -> String {
+        let info = self.say(&["info", id]);
+        info.lines().find_map(|line| line.strip_prefix("state    ")).unwrap().to_owned()
+    }
+}
+
+/// Types a line to its end, and returns the answer.
+fn ask(session: &mut Session, line: &str) -> String {
+    session.type_in(format!("{line}\r").as_bytes());
+    let answer = session.read_to("\r\n> ");
+    answer.strip_prefix(&format!("{line}\r\n")).unwrap_or(&answer).trim_end_matches("\r\n> ").to_owned()
+}
+
+fn leave(mut session: Session) {
+    session.type_in(b"poweroff\r");
+    let (code, said) = session.end();
+    assert_eq!(code, 0, "{said}");
+}
+
+/// The words that are half typed are in the guest's memory, the bytes on their way in its serial port, its place in the program in
+/// its registers.
+#[test]
+fn a_machine_goes_on_in_another_process_and_in_its_own() {
+    if !has_kvm() {
+        return;
+    }
+    for cpus in ["1", "4"] {
+        let place = Place::new();
+        let mut old = place.run("web", &["--cpus", cpus]);
+        old.type_in(b"echo one t");
+        old.read_to("echo one t");
+        let said = place.say(&["snapshot", "web", "snap"]);
+        assert_eq!(said, format!("web: written to {}\n", place.path("snap").display()));
+        assert_eq!(place.state("web"), "running");
+        let events = place.say(&["events", "web"]);
+        let events: Vec<_> = events.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
+        assert_eq!(events, ["started", "paused", "snapshot:", "resumed"]);
+
+        let mut new = place.session(&["restore", "snap", "--id", "web2"]);
+        assert_eq!(ask(&mut new, "wo"), "one two");
+        assert_eq!(ask(&mut old, "hree"), "one three");
+        assert_eq!(ask(&mut new, "check").split(": ").nth(1), Some("good"));
+        assert!(place.say(&["events", "web2"]).contains(" restored restored\n"));
+        assert!(place.say(&["info", "web2"]).contains(&format!("cpus     {cpus}\n")));
+
+        // A snapshot of the restored one, into the place of that from which it runs; and again.
+        new.type_in(b"echo three f");
+        new.read_to("three f");
+        place.say(&["snapshot", "web2", "snap", "--stop"]);
+        assert_eq!(new.end().0, 0);
+        let mut last = place.session(&["restore", "snap"]);
+        assert_eq!(ask(&mut last, "our"), "three four");
+        // It is a machine like another: it can be reset.
+        last.type_in(b"reset\r");
+        last.read_to("A small guest");
+        last.read_to("\r\n> ");
+        leave(last);
+        leave(old);
+    }
+}
+
+#[test]
+fn a_restored_machine_waits_if_asked_and_a_snapshot_leaves_it_as_asked() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut old = place.run("web", &[]);
+    place.say(&["snapshot", "web", "snap", "--pause"]);
+    assert_eq!(place.state("web"), "paused");
+    // What is paused stays paused, and can be written down too.
+    place.say(&["snapshot", "web", "snap"]);
+    assert_eq!(place.state("web"), "paused");
+    place.say(&["resume", "web"]);
+    assert_eq!(ask(&mut old, "echo on"), "on");
+    let mut new = place.session(&["restore", "snap", "--id", "new", "--paused", "--verify"]);
+    wait_until("it is there", || place.output(&["info", "new"]).status.success());
+    assert_eq!(place.state("new"), "paused");
+    place.say(&["resume", "new"]);
+    assert_eq!(ask(&mut new, "echo here"), "here");
+    leave(new);
+    leave(old);
+}
+
+/// Ten machines from one snapshot share what they do not write.
+#[test]
+fn ten_clones_run_at_once() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let old = place.run("web", &["--console", "stdio"]);
+    place.say(&["snapshot", "web", "snap", "--stop"]);
+    old.end();
+    let mut clones: Vec<_> = (0..10).map(|_| place.session(&["restore", "snap"])).collect();
+    for (n, clone) in clones.iter_mut().enumerate() {
+        assert_eq!(ask(clone, &format!("echo {n}")), n.to_string());
+    }
+    // The snapshot may go while they run.
+    fs::remove_dir_all(place.path("snap")).unwrap();
+    let mut total = 0;
+    for (n, clone) in clones.iter_mut().enumerate() {
+        assert_eq!(ask(clone, &format!("echo {n}{n}")), format!("{n}{n}"));
+        let rollup =
+            fs::read_to_string(format!("/proc/{}/smaps_rollup", clone.pid().as_raw_nonzero())).unwrap();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        total += pss.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+    }
+    println!("ten clones of 64 MiB take {total} KiB together");
+    assert!(total < 10 * (64 << 10) / 2, "{total} KiB: nothing is shared");
+    clones.into_iter().for_each(leave);
+}
+
+#[test]
+fn a_snapshot_that_fails_leaves_the_machine_running() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut old = place.run("web", &[]);
+    let (dir, file) = (place.path("theirs"), place.path("file"));
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("precious"), "1").unwrap();
+    fs::write(&file, "1").unwrap();
+    let occupied = "drystone: web: snapshot: …: is there and is not a snapshot; it is left as it is";
+    for (to, line) in [
+        ("theirs", occupied),
+        ("file", occupied),
+        ("no/such", "drystone: web: snapshot: …/no/.such.partial: cannot make this directory: No such file…"),
+        ("/", "drystone: web: snapshot: /: not a place for a directory"),
+        ("/proc/x", "drystone: web: snapshot: /proc/.x.partial: cannot make this directory: …"),
+    ] {
+        place.refuses(&["snapshot", "web", to], 1, line);
+        assert_eq!(ask(&mut old, "echo on"), "on");
+    }
+    let line =
+        "drystone: web: snapshot: …/nowhere: cannot use it for guest memory: No such file or directory…";
+    place.refuses(&["snapshot", "web", "snap", "--memory-dir", "nowhere", "--stop"], 1, line);
+    place.refuses(&["cancel-snapshot", "web"], 1, "drystone: web: no snapshot is being written");
+    place.refuses(&["snapshot", "else", "snap"], 1, "drystone: no machine named else runs (running: web)");
+    assert_eq!((ask(&mut old, "echo on"), place.state("web")), ("on".into(), "running".into()));
+    assert!(place.say(&["events", "web"]).contains(" error: snapshot: "));
+    leave(old);
+}
+
+fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_wrong_with_a_snapshot_is_said_and_nothing_is_made_of_it() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut old = place.run("web", &[]);
+    place.say(&["snapshot", "web", "good"]);
+    let damaged = |change: &dyn Fn(&Path), line: &str| {
+        let _ = fs::remove_dir_all(place.path("bad"));
+        fs::create_dir(place.path("bad")).unwrap();
+        for file in fs::read_dir(place.path("good")).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), place.path("bad").join(file.file_name())).unwrap();
+        }
+        change(&place.path("bad"));
+        place.refuses(&["restore", "bad", "--verify"], 1, line);
+    };
+    place.refuses(
+        &["restore", "none"],
+        1,
+        "drystone: snapshot: none/manifest.json: cannot open the manifest: No such file…",
+    );
+    place.refuses(
+        &["restore", "."],
+        1,
+        "drystone: snapshot: ./manifest.json: cannot open the manifest: No such file…",
+    );
+    damaged(
+        &|dir| change(&dir.join("manifest.json"), |text| text.truncate(700)),
+        "drystone: snapshot: bad/manifest.json: cannot read the manifest: EOF while parsing…",
+    );
+    damaged(
+        &|dir| {
+            change(&dir.join("manifest.json"), |text| {
+                let at = text.windows(8).position(|w| w == b"\"64M\"\n  ").unwrap();
+                text[at + 1] = b'3';
+            });
+        },
+        "drystone: snapshot: bad/manifest.json: the manifest was changed or is damaged: its checksum is wrong",
+    );
+    damaged(
+        &|dir| change(&dir.join("state.cbor"), |state| state[900] ^= 4),
+        "drystone: snapshot: bad/state.cbor: is damaged or another file: its checksum is not the manifest's",
+    );
+    damaged(
+        &|dir| change(&dir.join("state.cbor"), |state| state.truncate(1000)),
+        "drystone: snapshot: bad/state.cbor: has 1000 bytes, its manifest says …",
+    );
+    damaged(
+        &|dir| fs::remove_file(dir.join("memory.map")).unwrap(),
+        "drystone: snapshot: bad/memory.map: cannot open it: No such file…",
+    );
+    damaged(
+        &|dir| fs::remove_file(dir.join("memory")).unwrap(),
+        "drystone: snapshot: bad/memory: cannot open guest memory: No such file…",
+    );
+    damaged(
+        &|dir| fs::File::options().write(true).open(dir.join("memory")).unwrap().set_len(32 << 20).unwrap(),
+        "drystone: snapshot: bad/memory: has 33554432 bytes, its manifest says 67108864",
+    );
+    damaged(
+        &|dir| {
+            let memory = fs::File::options().write(true).open(dir.join("memory")).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&memory, &[1], 50 << 20).unwrap();
+        },
+        "drystone: snapshot: bad/memory: is damaged or another file: guest memory at 0x3200000 is not what was saved",
+    );
+    // The running machine has nothing to do with any of it.
+    assert_eq!(ask(&mut old, "echo on"), "on");
+    leave(old);
+}
+
+#[test]
+fn disks_are_looked_at_and_may_lie_elsewhere() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let image = |name: &str, len| fs::File::create(place.path(name)).unwrap().set_len(len).unwrap();
+    image("root.img", 1 << 20);
+    let old = place.run("web", &["--disk", "root.img,id=root"]);
+    place.say(&["snapshot", "web", "snap", "--stop"]);
+    old.end();
+    let restore = |args: &[&str]| leave_at_once(&place, &[&["restore", "snap", "--id", "r"], args].concat());
+    restore(&[]);
+    fs::copy(place.path("root.img"), place.path("clone.img")).unwrap();
+    restore(&["--disk", "root=clone.img"]);
+
+    let changed = "drystone: disk `root` at …/root.img: was written to after the snapshot was made; a guest that goes on over \
+                   another content loses data: --accept-changed-disks does it all the same";
+    fs::write(place.path("root.img"), vec![1; 1 << 20]).unwrap();
+    place.refuses(&["restore", "snap"], 1, changed);
+    restore(&["--accept-changed-disks"]);
+    image("short.img", 4096);
+    let short =
+        "drystone: disk `root` at short.img: has 4096 bytes, and had 1048576 when the snapshot was made; …";
+    place.refuses(&["restore", "snap", "--disk", "root=short.img"], 1, short);
+    fs::remove_file(place.path("root.img")).unwrap();
+    let gone = "drystone: disk `root` at …/root.img: cannot be opened: No such file…; --disk NAME=PATH says where it is now";
+    place.refuses(&["restore", "snap"], 1, gone);
+    place.refuses(&["restore", "snap", "--accept-changed-disks"], 1, gone);
+    let unknown = "drystone: the machine in the snapshot has no disk `data` (it has root)";
+    place.refuses(&["restore", "snap", "--disk", "data=clone.img"], 2, unknown);
+    place.refuses(&["restore", "snap", "--disk", "clone.img"], 2, "drystone: invalid value…use NAME=PATH…");
+    restore(&["--disk", "root=clone.img"]);
+}
+
+fn leave_at_once(place: &Place, args: &[&str]) {
+    let mut session = place.session(args);
+    assert_eq!(ask(&mut session, "echo here"), "here");
+    leave(session);
+}
+
+/// The kernel is needed only for a reset.
+#[test]
+fn a_machine_whose_kernel_is_gone_goes_on_until_it_is_reset() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    fs::write(place.path("kernel"), drystone_guest::IMAGE).unwrap();
+    let old = place.run("web", &["--kernel", "kernel"]);
+    place.say(&["snapshot", "web", "snap", "--stop"]);
+    old.end();
+    fs::remove_file(place.path("kernel")).unwrap();
+    let mut new = place.session(&["restore", "snap"]);
+    assert_eq!(ask(&mut new, "echo here"), "here");
+    new.type_in(b"reset\r");
+    let (code, said) = new.end();
+    assert_eq!(code, 4, "{said}");
+    assert!(
+        said.contains("ram: the guest cannot be started again: kernel ") && said.contains("No such file"),
+        "{said}"
+    );
+}
