@@ -71,6 +71,8 @@ pub enum MachineError {
     #[error(transparent)]
     Pci(#[from] drystone_pci::SegmentError),
     #[error(transparent)]
+    Generation(#[from] drystone_chipset::VmGenIdError),
+    #[error(transparent)]
     Serial(#[from] drystone_chipset::SerialError),
     /// A disk's settings.
     #[error("disk `{name}`: {what}")]
@@ -185,7 +187,7 @@ impl Machine {
         let vm = hypervisor.create_vm(&vm_config)?;
         let mapped = map(vm.as_ref(), &ram)?;
 
-        let (devices, wires, console) = devices::Devices::new(vm.as_ref(), &layout, &config.pci)?;
+        let (devices, wires, console) = devices::Devices::new(vm.as_ref(), &layout, ram.view(), &config.pci)?;
         let registry = Registry::new();
         let parts = virtio::Parts {
             vm: vm.as_ref(),
@@ -200,6 +202,7 @@ impl Machine {
         let (reserved, entry) = (devices.reserved(), Mutex::new(None));
         let image = Arc::new(BootImage { ram, layout, payload, describe, reserved, entry });
         if matches!(origin, Origin::Boot) {
+            devices.write_memory()?;
             image.load().map_err(MachineError::Load)?;
         }
 

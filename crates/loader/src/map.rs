@@ -22,6 +22,8 @@ pub const CMDLINE: u64 = 0x2_0000;
 pub const CMDLINE_SPACE: u64 = 0x1_0000;
 /// Where conventional memory ends for the guest; what follows up to 1 MiB is reserved in e820.
 pub const CONVENTIONAL_END: u64 = 0x9_fc00;
+/// The identifier of the virtual machine's generation, in reserved memory; not where Linux looks for option ROMs, at every 2 KiB.
+pub const GENERATION_ID: u64 = 0xd_f020;
 /// The ACPI tables; the RSDP is at the start, where the BIOS read-only memory of a PC is searched for it as well.
 /// The page behind them is that of the reset vector, F000:FFF0, where a VMM may have code.
 pub const ACPI: Range<u64> = 0xe_0000..0xf_f000;

@@ -6,7 +6,7 @@ use acpi_tables::Aml;
 use drystone_bus::{Bus, SystemClock};
 use drystone_chipset::{
     AcpiPower, AcpiPowerConfig, Ged, GedConfig, I8042, KeyboardError, PowerButton, PvPanic, Rtc, RtcConfig,
-    Serial, SerialConfig, SerialInput, SerialOutput,
+    Serial, SerialConfig, SerialInput, SerialOutput, VmGenId,
 };
 use drystone_hypervisor::{Guard, Vm};
 use drystone_lifecycle::{Orchestrator, Stage};
@@ -14,7 +14,8 @@ use drystone_loader::AcpiConfig;
 use drystone_loader::acpi::{
     AmlPart, InterruptOverride, Polarity, Register, ResetRegister, SleepRegisters, Trigger,
 };
-use drystone_memory::Layout;
+use drystone_loader::map;
+use drystone_memory::{Layout, RamView};
 use std::ops::Range;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -37,6 +38,7 @@ pub(super) struct Devices {
     ged: Arc<Ged>,
     button: Arc<PowerButton>,
     pvpanic: Arc<PvPanic>,
+    generation: Arc<VmGenId<RamView>>,
     pci: Pci,
 }
 
@@ -45,6 +47,7 @@ impl Devices {
     pub(super) fn new(
         vm: &dyn Vm,
         layout: &Layout,
+        memory: RamView,
         pci: &PciConfig,
     ) -> Result<(Self, Vec<Guard>, Console), MachineError> {
         let (serial_config, ged_config) = (SerialConfig::default(), GedConfig::default());
@@ -57,6 +60,7 @@ impl Devices {
         // Whatever tells the guest of something adds its event here, before the device is shared.
         let mut ged = Ged::new(ged_config, Arc::new(ged_event));
         let button = Arc::new(PowerButton::new(&mut ged)?);
+        let generation = VmGenId::new(map::GENERATION_ID, memory, &mut ged, Box::new(random))?;
         let bus = Arc::<Bus>::default();
         let devices = Self {
             pci: Pci::new(layout, pci, bus.clone())?,
@@ -68,6 +72,7 @@ impl Devices {
             ged: Arc::new(ged),
             button,
             pvpanic: Arc::new(PvPanic::new()),
+            generation: Arc::new(generation),
         };
         devices.put_on_bus()?;
         Ok((devices, vec![serial_wire, ged_wire, keyboard_wire], console))
@@ -91,6 +96,8 @@ impl Devices {
         orchestrator.add(Stage::Devices, "rtc", self.rtc.clone())?;
         orchestrator.add(Stage::Devices, "i8042", self.i8042.clone())?;
         orchestrator.add(Stage::Devices, "acpi-power", self.power.clone())?;
+        // It speaks through the event device, so it is restored after that, and paused before.
+        orchestrator.add(Stage::Devices, "vmgenid", self.generation.clone())?;
         orchestrator.add(Stage::Devices, "ged", self.ged.clone())?;
         orchestrator.add(Stage::Devices, "pvpanic", self.pvpanic.clone())?;
         self.pci.register(orchestrator)
@@ -112,6 +119,7 @@ impl Devices {
             self.button.clone(),
             self.ged.clone(),
             self.pvpanic.clone(),
+            self.generation.clone(),
             self.pci.aml(),
         ];
         let mcfg = self.pci.mcfg();
@@ -145,6 +153,11 @@ impl Devices {
         })
     }
 
+    /// Puts into guest memory what a guest that boots finds there.
+    pub(super) fn write_memory(&self) -> Result<(), MachineError> {
+        Ok(self.generation.write()?)
+    }
+
     pub(super) fn ctrl_alt_del(&self) -> Result<(), KeyboardError> {
         self.i8042.ctrl_alt_del()
     }
@@ -159,6 +172,13 @@ impl Drop for Devices {
     fn drop(&mut self) {
         self.serial.finish();
     }
+}
+
+/// 16 random bytes of the host's.
+fn random() -> std::io::Result<[u8; 16]> {
+    let mut bytes = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(bytes)
 }
 
 /// An event that pulses an interrupt line.

@@ -18,6 +18,7 @@ mod power;
 mod pvpanic;
 mod rtc;
 mod serial;
+mod vmgenid;
 
 pub use button::PowerButton;
 pub use ged::{Ged, GedConfig, GedEvent, GedFull, GedState};
@@ -29,3 +30,4 @@ pub use serial::{
     RequestToSend, Serial, SerialConfig, SerialError, SerialInput, SerialOutput, SerialParts, SerialState,
     SerialWaker, Taken,
 };
+pub use vmgenid::{Entropy, VmGenId, VmGenIdError};

@@ -7,8 +7,9 @@ use acpi_tables::{Aml, AmlSink};
 use drystone_bus::{Interrupt, SystemClock};
 use drystone_chipset::{
     AcpiPower, AcpiPowerConfig, Ged, GedConfig, I8042, PowerButton, PvPanic, Rtc, RtcConfig, Serial,
-    SerialConfig,
+    SerialConfig, VmGenId,
 };
+use drystone_memory::{GuestRam, Layout, RamConfig};
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::Command;
@@ -77,12 +78,25 @@ fn acpica_reads_what_is_meant() {
     let power = AcpiPower::new(AcpiPowerConfig { base: 0x600 });
     let mut ged = Ged::new(GedConfig { base: 0x604, gsi: 9 }, Arc::new(Unwired));
     let button = PowerButton::new(&mut ged).unwrap();
+    let ram = GuestRam::new(&Layout::new(1 << 20, 46).unwrap(), &RamConfig::default()).unwrap();
+    let generation = VmGenId::new(0x1_000d_f020, ram.view(), &mut ged, Box::new(|| Ok([0; 16]))).unwrap();
     // As a controller for hot plug would: the device is its own, and the event runs a method of it.
     let _event = ged.add(&MethodCall::new("\\_SB_.SLOT.SCAN".into(), vec![])).unwrap();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(
         folder.path().join("dsdt.aml"),
-        table(&[&com1, &com2, &rtc, &keyboard, &power, &button, &Scanner, &ged, &PvPanic::new()]),
+        table(&[
+            &com1,
+            &com2,
+            &rtc,
+            &keyboard,
+            &power,
+            &button,
+            &Scanner,
+            &ged,
+            &PvPanic::new(),
+            &generation,
+        ]),
     )
     .unwrap();
 
@@ -98,10 +112,11 @@ fn acpica_reads_what_is_meant() {
         r#"Device(RTC){Name(_HID,EisaId("PNP0B00"))Name(_CRS,ResourceTemplate(){IO(Decode16,0x0070,0x0070,0x01,0x02,)})}"#,
         r#"Device(KBD){Name(_HID,EisaId("PNP0303"))Name(_CRS,ResourceTemplate(){IO(Decode16,0x0060,0x0060,0x01,0x01,)IO(Decode16,0x0064,0x0064,0x01,0x01,)Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000001,}})}"#,
         r#"Device(PEVT){Name(_HID,"QEMU0001")Name(_CRS,ResourceTemplate(){IO(Decode16,0x0505,0x0505,0x01,0x01,)})}"#,
+        r#"Device(VGEN){Name(_HID,"DRYS0001")Name(_CID,"VM_Gen_Counter")Name(_DDN,"VM_Gen_Counter")Name(ADDR,Package(0x02){0x000DF020,One})}"#,
         r#"Name(\_S5,Package(0x04){0x05,Zero,Zero,Zero})"#,
         r#"Device(PWRB){Name(_HID,EisaId("PNP0C0C"))}"#,
         r#"Device(GED){Name(_HID,"ACPI0013")Name(_UID,Zero)Name(_CRS,ResourceTemplate(){Interrupt(ResourceConsumer,Edge,ActiveHigh,Exclusive,,,){0x00000009,}})OperationRegion(EREG,SystemIO,0x0604,0x04)Field(EREG,DWordAcc,NoLock,WriteAsZeros){EVNT,32}"#,
-        r#"Method(_EVT,1,Serialized){Local0=EVNTIf((Local0&One)){Notify(\_SB.PWRB,0x80)}If((Local0&0x02)){\_SB.SLOT.SCAN()}}"#,
+        r#"Method(_EVT,1,Serialized){Local0=EVNTIf((Local0&One)){Notify(\_SB.PWRB,0x80)}If((Local0&0x02)){Notify(\_SB.VGEN,0x80)}If((Local0&0x04)){\_SB.SLOT.SCAN()}}"#,
     ];
     for part in expected {
         assert!(text.contains(part), "not found:\n{part}\nin:\n{text}\nfrom:\n{asl}");

@@ -2,6 +2,7 @@ use super::*;
 use drystone_hypervisor::fake::FakeHypervisor;
 use drystone_hypervisor::{Hypervisor, VmConfig};
 use drystone_loader::acpi::AcpiTables;
+use drystone_memory::{GuestRam, RamConfig};
 use std::path::Path;
 use std::process::Command;
 
@@ -9,7 +10,9 @@ use std::process::Command;
 fn tables(cpus: u32) -> Vec<Vec<u8>> {
     let vm = FakeHypervisor::new(|cpu| cpu.halt()).create_vm(&VmConfig::default()).unwrap();
     let layout = Layout::new(1 << 30, 40).unwrap();
-    let (devices, _wires, _console) = Devices::new(vm.as_ref(), &layout, &PciConfig::default()).unwrap();
+    let memory = GuestRam::new(&layout, &RamConfig::default()).unwrap();
+    let (devices, _wires, _console) =
+        Devices::new(vm.as_ref(), &layout, memory.view(), &PciConfig::default()).unwrap();
     let mut tables = Vec::new();
     devices.describe(Vec::new(), (0..cpus).collect())(&mut |acpi| {
         let built = AcpiTables::build(acpi).unwrap();
