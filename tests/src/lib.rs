@@ -88,8 +88,23 @@ impl Bench {
     /// # Panics
     /// When the guest cannot be packed.
     pub fn job_of(&self, version: Version, init: &str, modules: &[&str], script: &str) -> Job {
+        self.job_with(version, init, modules, |guest| guest, script)
+    }
+
+    /// A [`job_of`](Self::job_of) with `more` in the guest.
+    ///
+    /// # Panics
+    /// When the guest cannot be packed.
+    pub fn job_with(
+        &self,
+        version: Version,
+        init: &str,
+        modules: &[&str],
+        more: impl FnOnce(Builder) -> Builder,
+        script: &str,
+    ) -> Job {
         let kernel = self.lab.kernel(version);
-        let initrd = self.guest(version, init, modules);
+        let initrd = self.guest_with(version, init, modules, more);
         let prelude = "export DRYSTONE_RUNTIME_DIR=$PWD/run PATH=$PWD:$PATH\n";
         Job::shell(format!("{prelude}{script}"))
             .file(&self.vmm, "drystone")
@@ -100,11 +115,21 @@ impl Bench {
     }
 
     fn guest(&self, version: Version, init: &str, modules: &[&str]) -> PathBuf {
+        self.guest_with(version, init, modules, |guest| guest)
+    }
+
+    fn guest_with(
+        &self,
+        version: Version,
+        init: &str,
+        modules: &[&str],
+        more: impl FnOnce(Builder) -> Builder,
+    ) -> PathBuf {
         let initrd = self.dir.path().join(format!("guest-{}.cpio", version.name()));
         let init = init.replace("@LOAD_MODULES@", LOAD_MODULES);
         let guest = Builder::new().busybox(self.lab.busybox()).expect("busybox").init(&init);
         let guest = guest.modules(self.lab.kernel(version), modules).expect("modules");
-        guest.write_to(&initrd).expect("the guest's initramfs");
+        more(guest).write_to(&initrd).expect("the guest's initramfs");
         initrd
     }
 

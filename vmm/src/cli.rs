@@ -8,10 +8,14 @@ mod snapshots;
 mod time;
 
 use crate::config::ConfigError;
-use crate::control::{Action, DEFAULT_SHUTDOWN_TIME};
+use crate::control::{Action, DEFAULT_REMOVAL_TIME, DEFAULT_SHUTDOWN_TIME};
+use crate::monitor::Removal;
 use crate::registry::Registry;
 use crate::run::{self, ExitStatus, RunError};
-use args::{Cli, Command, EventsArgs, IdArgs, NmiArgs, RunArgs, StopArgs};
+use args::{
+    Cli, Command, DiskAddArgs, DiskArgs, DiskCommand, DiskRemoveArgs, EventsArgs, IdArgs, NmiArgs, RunArgs,
+    StopArgs,
+};
 use clap::Parser;
 use clap::error::ErrorKind;
 use machines::CommandError;
@@ -52,6 +56,18 @@ fn command(command: Command) -> ExitStatus {
         Command::Snapshot(args) => speak(|registry, out| snapshots::snapshot(registry, &args, out)),
         Command::CancelSnapshot(id) => act(id, Action::CancelSnapshot),
         Command::Restore(args) => snapshots::restore(&args),
+        Command::Disk(DiskArgs { command }) => match command {
+            DiskCommand::Add(DiskAddArgs { id, mut disk }) => {
+                // The machine may have been started elsewhere.
+                disk.path = std::path::absolute(&disk.path).unwrap_or(disk.path);
+                act(IdArgs { id: Some(id) }, Action::DiskAdd(Box::new(disk)))
+            }
+            DiskCommand::Remove(DiskRemoveArgs { id, disk, surprise, timeout }) => {
+                let patience = timeout.map_or(DEFAULT_REMOVAL_TIME, |t| t.0);
+                let removal = if surprise { Removal::Surprise } else { Removal::Orderly { patience } };
+                act(IdArgs { id: Some(id) }, Action::DiskRemove { disk, removal })
+            }
+        },
         Command::Stop(StopArgs { id, graceful: false, .. }) => act(id, Action::Stop),
         Command::Stop(StopArgs { id, timeout, .. }) => {
             let timeout = timeout.map_or(DEFAULT_SHUTDOWN_TIME, |t| t.0);

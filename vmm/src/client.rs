@@ -99,9 +99,8 @@ impl Client {
     /// [`ClientError`]; [`ClientError::Refused`] when the machine says no.
     pub fn act(&self, action: Action) -> Result<Info, ClientError> {
         let more = match action {
-            Action::StopGracefully { timeout } => timeout,
             Action::Snapshot(_) => LONGEST_SNAPSHOT,
-            _ => Duration::ZERO,
+            _ => action.patience().unwrap_or_default(),
         };
         let patient = Self { socket: self.socket.clone(), time: self.time.saturating_add(more) };
         let path = format!("/v1/vm/{}", action.verb());

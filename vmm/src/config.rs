@@ -12,6 +12,7 @@ mod pci;
 mod size;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 pub use affinity::{Affinity, AffinityError};
 pub use boot::BootProtocol;
@@ -22,6 +23,7 @@ pub use disk::{DiskConfig, DiskError};
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
 pub use pci::PciConfig;
 pub use size::{ByteSize, SizeError};
+pub use transport::Transport;
 
 use crate::log::Level;
 use crate::registry::VmId;
@@ -36,6 +38,8 @@ pub const MAX_CPUS: u32 = 32;
 pub const MIN_MEMORY: u64 = 4 << 20;
 
 const PAGE: u64 = 4096;
+/// Slots of a bus but for the host bridge's.
+const MAX_PCI_DEVICES: usize = drystone_pci::SLOTS as usize - 1;
 
 /// A virtual machine as its user describes it. Every field has a default: without a kernel the machine
 /// runs the small guest that is built in. [`Config::validate`] says what makes no sense.
@@ -63,6 +67,8 @@ pub struct Config {
     pub memory: MemoryConfig,
     /// The PCI bus.
     pub pci: PciConfig,
+    /// How the guest reaches virtio devices that do not say so themselves.
+    pub transport: Transport,
     /// Where the guest's serial console is.
     pub console: ConsoleConfig,
     /// Virtio disks, in the order in which the guest finds them.
@@ -132,6 +138,7 @@ impl Default for Config {
             cpu: CpuConfig::default(),
             memory: MemoryConfig::default(),
             pci: PciConfig::default(),
+            transport: Transport::default(),
             console: ConsoleConfig::default(),
             disk: Vec::new(),
             rng: true,
@@ -212,9 +219,17 @@ impl Config {
                 return bad(format!("two disks are called `{name}`"));
             }
         }
-        let (devices, most) = (self.disk.len() + usize::from(self.rng), crate::machine::MAX_DEVICES);
-        if devices > most {
-            return bad(format!("{devices} virtio devices: there are interrupt lines for {most}"));
+        let transports = self.disk.iter().map(|disk| disk.transport.unwrap_or(self.transport));
+        let all: Vec<_> = transports.chain(self.rng.then_some(self.transport)).collect();
+        let places = [
+            (Transport::Mmio, "interrupt lines", crate::machine::MAX_MMIO_DEVICES),
+            (Transport::Pci, "PCI slots", MAX_PCI_DEVICES),
+        ];
+        for (transport, what, most) in places {
+            let devices = all.iter().filter(|other| **other == transport).count();
+            if devices > most {
+                return bad(format!("{devices} devices on virtio-{transport}: there are {what} for {most}"));
+            }
         }
         Ok(())
     }

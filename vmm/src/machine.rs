@@ -8,6 +8,7 @@ mod devices;
 mod image;
 mod payload;
 mod pci;
+mod plug;
 mod save;
 mod virtio;
 
@@ -31,8 +32,10 @@ use std::sync::{Arc, Mutex};
 
 pub use devices::Console;
 pub use payload::Booted;
+pub use plug::UnplugError;
+pub(crate) use plug::Unplugged;
 pub(crate) use save::{Begin, Origin};
-pub(crate) use virtio::MAX_DEVICES;
+pub(crate) use virtio::MAX_MMIO_DEVICES;
 
 /// Why a machine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,13 @@ pub enum MachineError {
     Pci(#[from] drystone_pci::SegmentError),
     #[error(transparent)]
     Generation(#[from] drystone_chipset::VmGenIdError),
+    #[error(transparent)]
+    Slot(#[from] drystone_pci::SlotError),
+    #[error(transparent)]
+    VirtioPci(#[from] drystone_virtio::PciError),
+    /// Only PCI has hot plug.
+    #[error("{0}: a device on virtio-mmio cannot be added to a machine that runs")]
+    ColdTransport(String),
     #[error(transparent)]
     Serial(#[from] drystone_chipset::SerialError),
     /// A disk's settings.
@@ -121,6 +131,9 @@ pub enum MachineError {
     #[error("the machine's own layout is wrong: {0}")]
     Map(#[from] drystone_bus::MapError),
     /// The host gives no event descriptor.
+    #[error("cannot make an event for a device: {0}")]
+    DeviceEvent(io::Error),
+    /// The host gives no event descriptor.
     #[error("cannot make an event for interrupt line {line}: {cause}")]
     Event {
         /// The interrupt line.
@@ -145,7 +158,7 @@ pub struct Machine {
     shutdown_signal: ShutdownSignal,
     journal: Journal,
     /// Runs workers until it is dropped.
-    _virtio: virtio::Virtio,
+    virtio: virtio::Virtio,
     registry: Registry,
     /// Interrupt wires, then memory: unmapped once nobody uses them.
     _wires: Vec<Guard>,
@@ -187,17 +200,19 @@ impl Machine {
         let vm = hypervisor.create_vm(&vm_config)?;
         let mapped = map(vm.as_ref(), &ram)?;
 
-        let (devices, wires, console) = devices::Devices::new(vm.as_ref(), &layout, ram.view(), &config.pci)?;
+        let (devices, wires, console) =
+            devices::Devices::new(vm.as_ref(), &layout, ram.view(), &config.pci, handle)?;
         let registry = Registry::new();
         let parts = virtio::Parts {
-            vm: vm.as_ref(),
-            bus: &devices.bus,
+            vm: vm.clone(),
+            bus: devices.bus.clone(),
+            pci: devices.pci.clone(),
             memory: ram.view(),
-            handle,
-            log: &journal.devices(),
-            registry: &registry,
+            handle: handle.clone(),
+            log: journal.devices(),
+            registry: registry.clone(),
         };
-        let virtio = virtio::Virtio::new(config, &parts)?;
+        let virtio = virtio::Virtio::new(config, parts)?;
         let describe = devices.describe(virtio.aml(), cpus.topology.apic_ids().collect());
         let (reserved, entry) = (devices.reserved(), Mutex::new(None));
         let image = Arc::new(BootImage { ram, layout, payload, describe, reserved, entry });
@@ -239,7 +254,7 @@ impl Machine {
             board,
             shutdown_signal: config.shutdown_signal,
             journal: journal.clone(),
-            _virtio: virtio,
+            virtio,
             registry,
             _wires: wires,
             _mapped: mapped,

@@ -4,8 +4,10 @@
 mod follow;
 mod shutdown;
 mod snapshot;
+mod unplug;
 
-use crate::machine::Machine;
+use crate::config::DiskConfig;
+use crate::machine::{Machine, MachineError, UnplugError};
 use crate::snapshot::{Current, SnapshotError, SnapshotRequest};
 use drystone_chipset::KeyboardError;
 use drystone_hypervisor::RunError;
@@ -15,6 +17,7 @@ use drystone_vcpu::{VcpuEvent, VcpuEventKind};
 use shutdown::Shutdown;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
+use unplug::Removals;
 
 /// What can be asked of a running machine from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +36,23 @@ pub enum Request {
     Shutdown(Duration),
     /// Write the machine down. It stands still meanwhile, and other requests wait.
     Snapshot(SnapshotRequest),
+    /// A disk more.
+    AddDisk(Box<DiskConfig>),
+    /// A disk less. The answer comes when it is gone, or when the guest has not let go of it in time; other requests are
+    /// followed meanwhile.
+    RemoveDisk(String, Removal),
+}
+
+/// How a device is taken from a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// The guest is asked to let go of it.
+    Orderly {
+        /// How long it may take.
+        patience: Duration,
+    },
+    /// It is pulled, whatever the guest is doing with it.
+    Surprise,
 }
 
 /// Why a request was not followed.
@@ -62,6 +82,15 @@ pub enum RequestError {
     /// It was not written down, and goes on as it was.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The disk cannot be made or has no place.
+    #[error(transparent)]
+    Plug(Box<MachineError>),
+    /// There is no such disk to be removed.
+    #[error(transparent)]
+    Unplug(#[from] UnplugError),
+    /// The guest has not let go of the disk. It is still there.
+    #[error("the guest has not let go of disk `{0}` in time: ask again, or remove it by surprise")]
+    Overdue(String),
     /// Somebody reset the machine that was to shut down.
     #[error("the machine was reset instead")]
     Superseded,
@@ -77,6 +106,8 @@ pub(crate) enum Message {
     Vcpu(VcpuEvent),
     /// From whoever waits for no answer: a signal, the escape key.
     End(Cause),
+    /// Something that the guest has let go of is to be taken.
+    HotPlug,
 }
 
 /// Sends requests to a machine's monitor. Cheap to clone, usable from any thread.
@@ -102,6 +133,10 @@ impl Handle {
         self.snapshot.cancel();
         // If nobody listens any more, it has ended.
         let _ = self.monitor.send(Message::End(cause));
+    }
+
+    pub(crate) fn hot_plug(&self) {
+        let _ = self.monitor.send(Message::HotPlug);
     }
 
     pub(crate) fn vcpu_event(&self, event: VcpuEvent) {
@@ -143,13 +178,18 @@ impl Mailbox {
     /// [`Error`] when it cannot be started.
     pub fn serve(self, machine: Machine) -> Result<End, Error> {
         let reader = machine.orchestrator.reader();
-        let mut monitor =
-            Monitor { machine, shutdown: Shutdown::default(), snapshot: self.snapshot.clone(), hint: "" };
+        let mut monitor = Monitor {
+            machine,
+            shutdown: Shutdown::default(),
+            removals: Removals::default(),
+            snapshot: self.snapshot.clone(),
+            hint: "",
+        };
         monitor.machine.begin()?;
         while reader.state() != State::Stopped {
-            match self.next(&monitor.shutdown) {
+            match self.next(monitor.time_left()) {
                 Ok(message) => monitor.handle(message),
-                Err(RecvTimeoutError::Timeout) => monitor.force(),
+                Err(RecvTimeoutError::Timeout) => monitor.time_is_up(),
                 // Nobody is left who could ask for anything, not even for an end.
                 Err(RecvTimeoutError::Disconnected) => monitor.machine.orchestrator.stop(Cause::Operator),
             }
@@ -159,8 +199,8 @@ impl Mailbox {
         Ok(End { cause: reader.wait_stopped(), hint: monitor.hint })
     }
 
-    fn next(&self, shutdown: &Shutdown) -> Result<Message, RecvTimeoutError> {
-        match shutdown.time_left() {
+    fn next(&self, time: Option<Duration>) -> Result<Message, RecvTimeoutError> {
+        match time {
             Some(left) => self.messages.recv_timeout(left),
             None => self.messages.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
@@ -172,17 +212,32 @@ struct Monitor {
     machine: Machine,
     shutdown: Shutdown,
     snapshot: Current,
+    removals: Removals,
     /// For the user, should the machine have ended over it.
     hint: &'static str,
 }
 
 impl Monitor {
+    /// Until something is to be done that no message asks for.
+    fn time_left(&self) -> Option<Duration> {
+        [self.shutdown.time_left(), self.machine.unplug_time_left()].into_iter().flatten().min()
+    }
+
+    fn time_is_up(&mut self) {
+        self.unplugged();
+        if self.shutdown.time_left().is_some_and(|left| left.is_zero()) {
+            self.force();
+        }
+    }
+
     fn handle(&mut self, message: Message) {
         match message {
             Message::End(cause) => self.machine.orchestrator.stop(cause),
             Message::Vcpu(event) if self.machine.vcpus.is_current(&event) => self.vcpu_event(&event),
             Message::Vcpu(_) => {}
+            Message::HotPlug => self.unplugged(),
             Message::Request(Request::Shutdown(time), answer) => self.shut_down(time, answer),
+            Message::Request(Request::RemoveDisk(name, how), answer) => self.remove_disk(name, how, answer),
             Message::Request(request, answer) => {
                 let done = self.follow(request);
                 // Whoever asked may have gone away meanwhile.

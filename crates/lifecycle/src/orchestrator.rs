@@ -96,6 +96,13 @@ impl Orchestrator {
         Ok(())
     }
 
+    /// Takes a component out: it is paused, resumed and reset no more. It is left as it is; whoever takes it out has made it
+    /// stand still, or does so next. `None` if there is none of that name.
+    pub fn remove(&mut self, name: &str) -> Option<Arc<dyn Component>> {
+        let at = self.parts.iter().position(|p| p.name == name)?;
+        Some(self.parts.remove(at).component)
+    }
+
     /// Where the machine is.
     pub fn state(&self) -> State {
         self.reader.state()

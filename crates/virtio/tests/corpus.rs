@@ -15,3 +15,8 @@ fn core_corpus() {
 fn mmio_corpus() {
     assert!(fuzz::replay("virtio_mmio", fuzz::virtio_mmio) > 0, "the corpus is empty");
 }
+
+#[test]
+fn pci_corpus() {
+    assert!(fuzz::replay("virtio_pci", fuzz::virtio_pci) > 0, "the corpus is empty");
+}

@@ -70,6 +70,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    fn any_accesses_to_virtio_pci_are_survived(data in proptest::collection::vec(any::<u8>(), 0..4096)) {
+        drystone_testkit::fuzz::virtio_pci(&[&[2], &data[..]].concat());
+    }
+
+    #[test]
     fn a_driver_sees_no_difference_between_mmio_and_pci(
         data in proptest::collection::vec(any::<u8>(), 0..2048),
         features: u64,

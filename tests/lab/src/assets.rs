@@ -92,6 +92,23 @@ fn kernel(store: &Store, version: Version) -> Result<KernelImages, Error> {
     Ok(KernelImages { release, bzimage, vmlinux: dir.join("vmlinux"), modules: source.join("modules") })
 }
 
+/// Gives a Debian package, unpacked with everything it depends on; fetched the first time.
+pub(crate) fn package(store: &Store, name: &str, progress: &Progress) -> Result<PathBuf, Error> {
+    let root = store.dir(store.path("packages")?)?.join(name);
+    if !root.is_dir() {
+        let _held = Lock::exclusive(&store.path("lock")?, progress, "another process that fetches packages")?;
+        if !root.is_dir() {
+            let apt = Apt::new(store)?;
+            apt.update(progress)?;
+            let files = apt.download_closure(&[name], progress)?;
+            install(store, &format!("packages/{name}"), |dir| files.iter().try_for_each(|f| unpack(f, dir)))?;
+            apt.forget_downloads()?;
+            progress.clear();
+        }
+    }
+    Ok(root)
+}
+
 fn fetch(store: &Store, progress: &Progress) -> Result<(), Error> {
     for version in Version::ALL {
         if let Some(given) = kernel_override(version) {

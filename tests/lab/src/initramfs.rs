@@ -13,6 +13,10 @@ use crate::modules::in_load_order;
 /// A line of shell for a guest's `/init`: loads, in order, what [`Builder::modules`] put in.
 pub const LOAD_MODULES: &str = "for module in /modules/*.ko; do /bin/busybox insmod \"$module\"; done";
 
+/// Where an unpacked package tree keeps its dynamic loader and libraries.
+const LOADER: &str = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
+const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+
 /// Why an initramfs could not be put together.
 #[non_exhaustive]
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +112,36 @@ impl Builder {
         let contents = fs::read(source).map_err(failed)?;
         let permissions = fs::metadata(source).map_err(failed)?.permissions().mode() & 0o7777;
         Ok(self.file(path, permissions, contents))
+    }
+
+    /// Adds a program of an unpacked package tree ([`Lab::package`](crate::Lab::package)) with the libraries that it needs; at
+    /// `path` is then a script that starts it.
+    ///
+    /// # Errors
+    /// [`InitramfsError::File`] when a part of it is not there, or its loader does not list its libraries.
+    pub fn program(self, path: &str, root: &Path, program: &str) -> Result<Self, InitramfsError> {
+        let loader = root.join(LOADER);
+        let failed = |error| InitramfsError::File {
+            attempt: "list the libraries of",
+            path: root.join(program),
+            source: error,
+        };
+        let dirs = LIBRARIES.map(|dir| root.join(dir).display().to_string()).join(":");
+        let listed =
+            Command::new(&loader).args(["--library-path", &dirs, "--list"]).arg(root.join(program)).output();
+        let listed = listed.map_err(failed)?;
+        let (lib, bin) = (format!("{path}.lib"), format!("{path}.bin"));
+        let mut builder = self.copy(&bin, &root.join(program))?.copy(&format!("{lib}/ld.so"), &loader)?;
+        for library in
+            String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|w| w.starts_with('/'))
+        {
+            let library = Path::new(library);
+            if let Some(name) = library.file_name() {
+                builder = builder.copy(&format!("{lib}/{}", name.display()), library)?;
+            }
+        }
+        let script = format!("#!/bin/sh\nexec {lib}/ld.so --library-path {lib} {bin} \"$@\"\n");
+        Ok(builder.file(path, 0o755, script))
     }
 
     /// Adds busybox as `/bin/busybox`, with a link in `/bin` for each of its commands, and the directories that

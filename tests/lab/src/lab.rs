@@ -105,6 +105,15 @@ impl Lab {
         self.assets.tools.e2fsck.command()
     }
 
+    /// A Debian package for guests, unpacked with everything it depends on: the directory that stands for its root. Fetched
+    /// the first time.
+    ///
+    /// # Errors
+    /// When it cannot be fetched or unpacked.
+    pub fn package(&self, name: &str, progress: &Progress) -> Result<PathBuf, Error> {
+        assets::package(&self.store, name, progress)
+    }
+
     /// The directory where things are kept.
     pub fn store(&self) -> &Store {
         &self.store

@@ -1,7 +1,7 @@
 use super::time::Time;
 use crate::config::{
     Affinity, BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpuConfig, CpusConfig, DiskConfig,
-    HugePages, MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy, ShutdownSignal,
+    HugePages, MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy, ShutdownSignal, Transport,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -81,6 +81,8 @@ pub(super) enum Command {
     CancelSnapshot(IdArgs),
     /// Have a machine go on where its snapshot was made, with its serial console in this terminal, until it ends
     Restore(RestoreArgs),
+    /// Change a machine's disks while its guest runs
+    Disk(DiskArgs),
     /// End a machine at once, as if the plug were pulled, or gracefully, and wait until it is gone
     Stop(StopArgs),
 }
@@ -120,6 +122,50 @@ pub(super) struct StopArgs {
     pub graceful: bool,
     /// How long the guest may take: a number with ms, s, m or h [default: 30s]
     #[arg(long, value_name = "TIME", requires = "graceful")]
+    pub timeout: Option<Time>,
+}
+
+const DISK_HELP: &str = "\
+Examples:
+  drystone disk add web data.img,id=data         the guest gets one disk more
+  drystone disk remove web data                  asks the guest to let go of it, and waits until it has
+  drystone disk remove web data --surprise       pulls it";
+
+#[derive(Debug, Args)]
+#[command(after_help = DISK_HELP)]
+pub(super) struct DiskArgs {
+    #[command(subcommand)]
+    pub command: DiskCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DiskCommand {
+    /// Add a disk
+    Add(DiskAddArgs),
+    /// Take a disk away: when the guest has let go of it, or by surprise
+    Remove(DiskRemoveArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiskAddArgs {
+    /// The machine's name
+    pub id: VmId,
+    /// The disk, as for drystone run --disk
+    #[arg(value_name = "PATH[,SETTING=VALUE]…")]
+    pub disk: DiskConfig,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiskRemoveArgs {
+    /// The machine's name
+    pub id: VmId,
+    /// The disk's id
+    pub disk: String,
+    /// Do not ask the guest, whatever it is doing with the disk
+    #[arg(long)]
+    pub surprise: bool,
+    /// How long the guest may take to let go: a number with ms, s, m or h [default: 30s]
+    #[arg(long, value_name = "TIME", conflicts_with = "surprise")]
     pub timeout: Option<Time>,
 }
 
@@ -298,6 +344,9 @@ pub(super) struct RunArgs {
     /// PCI configuration space also at ports 0xcf8 and 0xcfc [default: true]
     #[arg(long, value_name = "BOOL")]
     pub pci_config_ports: Option<bool>,
+    /// How the guest reaches virtio devices that do not say so themselves [default: mmio]
+    #[arg(long, value_name = "TRANSPORT")]
+    pub transport: Option<Transport>,
     /// The guest's serial console: stdio, none, or file:PATH for its output [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub console: Option<ConsoleConfig>,
@@ -416,6 +465,7 @@ impl RunArgs {
         set(&mut config.memory.backing, &self.memory_backing);
         set(&mut config.memory.huge_pages, &self.huge_pages);
         set(&mut config.pci.config_ports, &self.pci_config_ports);
+        set(&mut config.transport, &self.transport);
         set(&mut config.console, &self.console);
         set(&mut config.disk, &Some(self.disk.clone()).filter(|d| !d.is_empty()));
         set(&mut config.rng, &self.rng);

@@ -192,7 +192,7 @@ fn latency(times: &BTreeMap<u64, u64>) -> String {
     format!("half below {:.1?}, 99 % below {:.1?}, all below {:.1?}", below(50), below(99), below(100))
 }
 
-/// `drystone pause`, `resume`, `power`, `ctrl-alt-del`, `nmi`, `reset`, `stop`.
+/// `drystone pause`, `resume`, `power`, `ctrl-alt-del`, `nmi`, `reset`, `stop`, and what changes a device.
 pub(super) fn act(
     registry: &Registry,
     id: Option<&VmId>,

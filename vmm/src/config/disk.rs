@@ -1,4 +1,5 @@
-use super::ByteSize;
+use super::{ByteSize, Transport};
+use clap::ValueEnum;
 use drystone_block::{BlockConfig, OnIoError};
 use drystone_limit::{LimitConfig, Rate};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ pub struct DiskConfig {
     /// What the guest reads as serial number: at most 20 bytes of printable ASCII. Its name unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
+    /// How the guest reaches it. As the machine's other devices unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
     /// How many queues. One unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
@@ -45,8 +49,8 @@ pub struct DiskConfig {
 pub enum DiskError {
     /// No such setting.
     #[error(
-        "{0:?} is no setting: use path, id, readonly, serial, queues, on_io_error, bandwidth, bandwidth_burst, \
-         operations or operations_burst"
+        "{0:?} is no setting: use path, id, readonly, serial, transport, queues, on_io_error, bandwidth, \
+         bandwidth_burst, operations or operations_burst"
     )]
     Unknown(String),
     /// A setting given twice.
@@ -128,6 +132,10 @@ impl DiskConfig {
                     value.map_or(Ok(true), |v| v.parse().map_err(|_| bad("use true or false".into())))?
             }
             "serial" => self.serial = Some(parse(value).map_err(bad)?),
+            "transport" => {
+                let transport = value.and_then(|v| Transport::from_str(v, false).ok());
+                self.transport = Some(transport.ok_or_else(|| bad("use pci or mmio".into()))?)
+            }
             "queues" => self.queues = Some(parse(value).map_err(bad)?),
             "on_io_error" => {
                 self.on_io_error = match value {

@@ -216,12 +216,15 @@ fn a_wrong_disk_is_named() {
         ("a,queues=x", "queues=\"x\": invalid digit"),
         ("a,queues", "queues=\"\": needs a value"),
         ("a,readonly=maybe", "readonly=\"maybe\": use true or false"),
+        ("a,transport=isa", "transport=\"isa\": use pci or mmio"),
         ("a,on_io_error=no", "on_io_error=\"no\": use report or stop"),
         ("a,bandwidth=1.5G", "bandwidth=\"1.5G\":"),
     ] {
         let error = flag.parse::<DiskConfig>().unwrap_err().to_string();
         assert!(error.starts_with(what), "{error}");
     }
-    let many = vec!["a"; crate::machine::MAX_DEVICES];
-    assert_eq!(of(&many).unwrap_err(), "disk: 14 virtio devices: there are interrupt lines for 13");
+    let many = vec!["a,transport=mmio"; crate::machine::MAX_MMIO_DEVICES + 1];
+    assert_eq!(of(&many).unwrap_err(), "disk: 14 devices on virtio-mmio: there are interrupt lines for 13");
+    let many = vec!["a,transport=pci"; 32];
+    assert_eq!(of(&many).unwrap_err(), "disk: 32 devices on virtio-pci: there are PCI slots for 31");
 }

@@ -1,4 +1,6 @@
 use super::Verb;
+use crate::config::DiskConfig;
+use crate::monitor::Removal;
 use crate::snapshot::{SnapshotRequest, Then};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -40,20 +42,32 @@ pub enum Action {
     Snapshot(SnapshotRequest),
     /// Give up the snapshot that is being written.
     CancelSnapshot,
+    /// Add a disk.
+    DiskAdd(Box<DiskConfig>),
+    /// Take a disk away.
+    DiskRemove {
+        /// The disk's name.
+        disk: String,
+        /// How.
+        removal: Removal,
+    },
 }
 
-#[derive(Default, Serialize, Deserialize)]
+/// How long a guest may take to let go of a disk, unless it is said.
+pub const DEFAULT_REMOVAL_TIME: Duration = Duration::from_secs(30);
+
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoOptions {}
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NmiOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cpu: Option<u32>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StopOptions {
     #[serde(default)]
@@ -62,7 +76,7 @@ struct StopOptions {
     timeout_ms: Option<u64>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SnapshotOptions {
     #[serde(default)]
@@ -71,6 +85,24 @@ struct SnapshotOptions {
     memory_dir: Option<PathBuf>,
     #[serde(default)]
     then: Then,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiskRemoveOptions {
+    disk: String,
+    #[serde(default)]
+    mode: RemovalMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RemovalMode {
+    #[default]
+    Orderly,
+    Surprise,
 }
 
 #[derive(Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +130,8 @@ impl Action {
             Verb::CancelSnapshot => plain(Self::CancelSnapshot),
             Verb::Snapshot => snapshot(options(body)?),
             Verb::Stop => stop(options(body)?),
+            Verb::DiskAdd => disk_add(options(body)?),
+            Verb::DiskRemove => disk_remove(options(body)?),
         }
     }
 
@@ -113,12 +147,23 @@ impl Action {
             Self::Snapshot(_) => Verb::Snapshot,
             Self::CancelSnapshot => Verb::CancelSnapshot,
             Self::Stop | Self::StopGracefully { .. } => Verb::Stop,
+            Self::DiskAdd(_) => Verb::DiskAdd,
+            Self::DiskRemove { .. } => Verb::DiskRemove,
         }
     }
 
     /// Whether it is done only when the guest has done something.
     pub fn waits_for_guest(&self) -> bool {
-        matches!(self, Self::StopGracefully { .. })
+        self.patience().is_some()
+    }
+
+    /// How long the guest has for it.
+    pub fn patience(&self) -> Option<Duration> {
+        match self {
+            Self::StopGracefully { timeout } => Some(*timeout),
+            Self::DiskRemove { removal: Removal::Orderly { patience }, .. } => Some(*patience),
+            _ => None,
+        }
     }
 
     /// Whether it is done while others are being carried out, because it waits for the guest or ends what another waits for.
@@ -128,15 +173,22 @@ impl Action {
 
     /// The body that says its options.
     pub fn body(&self) -> Vec<u8> {
-        let json = match self {
-            Self::Nmi { cpu } => serde_json::to_vec(&NmiOptions { cpu: *cpu }),
-            Self::Snapshot(SnapshotRequest { dir, memory_dir, then }) => {
-                let (dir, memory_dir) = (dir.clone(), memory_dir.clone());
-                serde_json::to_vec(&SnapshotOptions { dir, memory_dir, then: *then })
+        let millis = |time: Duration| Some(time.as_millis().try_into().unwrap_or(u64::MAX));
+        let json = match self.clone() {
+            Self::DiskAdd(disk) => serde_json::to_vec(&disk),
+            Self::DiskRemove { disk, removal } => {
+                let (mode, timeout_ms) = match removal {
+                    Removal::Orderly { patience } => (RemovalMode::Orderly, millis(patience)),
+                    Removal::Surprise => (RemovalMode::Surprise, None),
+                };
+                serde_json::to_vec(&DiskRemoveOptions { disk, mode, timeout_ms })
             }
+            Self::Snapshot(SnapshotRequest { dir, memory_dir, then }) => {
+                serde_json::to_vec(&SnapshotOptions { dir, memory_dir, then })
+            }
+            Self::Nmi { cpu } => serde_json::to_vec(&NmiOptions { cpu }),
             Self::StopGracefully { timeout } => {
-                let timeout_ms = Some(timeout.as_millis().try_into().unwrap_or(u64::MAX));
-                serde_json::to_vec(&StopOptions { mode: StopMode::Graceful, timeout_ms })
+                serde_json::to_vec(&StopOptions { mode: StopMode::Graceful, timeout_ms: millis(timeout) })
             }
             _ => return Vec::new(),
         };
@@ -145,10 +197,8 @@ impl Action {
     }
 }
 
-fn options<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, String> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(T::default());
-    }
+fn options<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    let body = if body.iter().all(u8::is_ascii_whitespace) { b"{}" } else { body };
     // An object, and not the array that serde would take for one as well.
     let object: serde_json::Map<_, _> = serde_json::from_slice(body).map_err(|e| e.to_string())?;
     T::deserialize(serde_json::Value::Object(object)).map_err(|e| e.to_string())
@@ -179,6 +229,27 @@ fn stop(options: StopOptions) -> Result<Action, String> {
     }
 }
 
+fn disk_add(disk: DiskConfig) -> Result<Action, String> {
+    // It is checked again, with the others, when it is made.
+    disk.block(0).map(|_| Action::DiskAdd(Box::new(disk)))
+}
+
+fn disk_remove(options: DiskRemoveOptions) -> Result<Action, String> {
+    let DiskRemoveOptions { disk, mode, timeout_ms } = options;
+    let patience = timeout_ms.map_or(DEFAULT_REMOVAL_TIME, Duration::from_millis);
+    let removal = match mode {
+        RemovalMode::Orderly if patience > MAX_SHUTDOWN_TIME => {
+            return Err(format!("timeout_ms may be at most {}", MAX_SHUTDOWN_TIME.as_millis()));
+        }
+        RemovalMode::Orderly => Removal::Orderly { patience },
+        RemovalMode::Surprise if timeout_ms.is_some() => {
+            return Err("timeout_ms is for mode \"orderly\"".into());
+        }
+        RemovalMode::Surprise => Removal::Surprise,
+    };
+    Ok(Action::DiskRemove { disk, removal })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,6 +274,9 @@ mod tests {
                 then: Then::Stop,
             }),
             Action::CancelSnapshot,
+            Action::DiskAdd(Box::new("path=a.img,id=a,readonly,queues=2".parse().unwrap())),
+            Action::DiskRemove { disk: "a".into(), removal: Removal::Surprise },
+            Action::DiskRemove { disk: "a".into(), removal: Removal::Orderly { patience: timeout } },
         ] {
             assert_eq!(Action::parse(action.verb(), &action.body()), Ok(action));
         }
@@ -221,6 +295,15 @@ mod tests {
             assert!(refused(Verb::Snapshot, body).contains("dir must be an absolute path"), "{body}");
         }
         assert!(refused(Verb::Snapshot, r#"{"dir":"/a","then":"sleep"}"#).contains("sleep"));
+        assert!(refused(Verb::DiskAdd, "").contains("path"));
+        assert!(refused(Verb::DiskAdd, r#"{"path":"a","sise":1}"#).contains("sise"));
+        assert!(refused(Verb::DiskRemove, "").contains("disk"));
+        assert!(refused(Verb::DiskRemove, r#"{"disk":"a","mode":"rudely"}"#).contains("rudely"));
+        assert!(refused(Verb::DiskRemove, r#"{"disk":"a","timeout_ms":86400001}"#).contains("86400000"));
+        let surprise = r#"{"disk":"a","mode":"surprise","timeout_ms":1}"#;
+        assert!(refused(Verb::DiskRemove, surprise).contains("orderly"));
+        let waits = Action::parse(Verb::DiskRemove, br#"{"disk":"a"}"#).unwrap();
+        assert_eq!(waits.patience(), Some(DEFAULT_REMOVAL_TIME));
         let waits = Action::parse(Verb::Stop, br#"{"mode":"graceful"}"#).unwrap();
         assert_eq!(waits, Action::StopGracefully { timeout: Duration::from_secs(30) });
         assert!(waits.waits_for_guest() && !Action::Stop.waits_for_guest());

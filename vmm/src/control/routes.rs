@@ -164,11 +164,12 @@ impl Routes {
     }
 
     async fn act(&self, action: Action) -> Answer {
-        let places = if action.takes_no_turn() { &self.waits } else { &self.places };
+        let takes_no_turn = action.takes_no_turn();
+        let places = if takes_no_turn { &self.waits } else { &self.places };
         let Ok(place) = places.clone().try_acquire_owned() else {
             return failure(StatusCode::SERVICE_UNAVAILABLE, "too many requests are being carried out");
         };
-        let turn = match action.takes_no_turn() {
+        let turn = match takes_no_turn {
             true => None,
             false => match self.turn.clone().acquire_owned().await {
                 Ok(turn) => Some(turn),

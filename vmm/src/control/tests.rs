@@ -87,6 +87,7 @@ impl Verbs for Stub {
             Action::Pause => *self.state.lock().unwrap() = Some(VmState::Paused),
             Action::Resume => *self.state.lock().unwrap() = Some(VmState::Running),
             Action::CtrlAltDel | Action::Nmi { .. } => {}
+            Action::DiskAdd(_) | Action::DiskRemove { .. } => {}
         }
         Ok(self.info())
     }

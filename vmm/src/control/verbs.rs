@@ -25,11 +25,15 @@ pub enum Verb {
     CancelSnapshot,
     /// End it.
     Stop,
+    /// Add a disk.
+    DiskAdd,
+    /// Take a disk away.
+    DiskRemove,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Pause,
         Self::Resume,
         Self::Power,
@@ -39,6 +43,8 @@ impl Verb {
         Self::Snapshot,
         Self::CancelSnapshot,
         Self::Stop,
+        Self::DiskAdd,
+        Self::DiskRemove,
     ];
 
     /// The word in a URL and on the command line.
@@ -53,6 +59,8 @@ impl Verb {
             Self::Snapshot => "snapshot",
             Self::CancelSnapshot => "cancel-snapshot",
             Self::Stop => "stop",
+            Self::DiskAdd => "disk-add",
+            Self::DiskRemove => "disk-remove",
         }
     }
 }

@@ -61,6 +61,14 @@ words! {
         GracefulStop = "graceful_stop",
         /// It did not in time.
         GracefulStopTimeout = "graceful_stop_timeout",
+        /// The guest has one disk more.
+        DiskAdded = "disk_added",
+        /// The guest was asked to let go of a disk.
+        DiskRequested = "disk_requested",
+        /// It has not in time, and has the disk still.
+        DiskRequestTimeout = "disk_request_timeout",
+        /// The guest has one disk less.
+        DiskRemoved = "disk_removed",
         /// A part failed.
         Error = "error",
     }

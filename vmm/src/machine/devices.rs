@@ -2,6 +2,7 @@ use super::MachineError;
 use super::image::Describe;
 use super::pci::Pci;
 use crate::config::PciConfig;
+use crate::monitor::Handle;
 use acpi_tables::Aml;
 use drystone_bus::{Bus, SystemClock};
 use drystone_chipset::{
@@ -39,7 +40,7 @@ pub(super) struct Devices {
     button: Arc<PowerButton>,
     pvpanic: Arc<PvPanic>,
     generation: Arc<VmGenId<RamView>>,
-    pci: Pci,
+    pub(super) pci: Arc<Pci>,
 }
 
 impl Devices {
@@ -49,6 +50,7 @@ impl Devices {
         layout: &Layout,
         memory: RamView,
         pci: &PciConfig,
+        handle: &Handle,
     ) -> Result<(Self, Vec<Guard>, Console), MachineError> {
         let (serial_config, ged_config) = (SerialConfig::default(), GedConfig::default());
         let (serial_event, serial_wire) = wire(vm, serial_config.irq)?;
@@ -62,8 +64,9 @@ impl Devices {
         let button = Arc::new(PowerButton::new(&mut ged)?);
         let generation = VmGenId::new(map::GENERATION_ID, memory, &mut ged, Box::new(random))?;
         let bus = Arc::<Bus>::default();
+        let pci = Pci::new(layout, pci, bus.clone(), &mut ged, handle)?;
         let devices = Self {
-            pci: Pci::new(layout, pci, bus.clone())?,
+            pci: Arc::new(pci),
             bus,
             serial: Arc::new(serial.serial),
             rtc: Arc::new(Rtc::new(&RtcConfig::default(), Arc::new(SystemClock::new()))),
@@ -111,7 +114,11 @@ impl Devices {
     /// How the guest is told of them, and of `cpus` processors.
     pub(super) fn describe(&self, others: Vec<Arc<dyn Aml + Send + Sync>>, apic_ids: Vec<u32>) -> Describe {
         let power = self.power.clone();
+        // PCI stands before the event device, which calls a method of it.
+        let [bridge, hot_plug] = self.pci.aml();
         let aml: Vec<Arc<dyn Aml + Send + Sync>> = vec![
+            bridge,
+            hot_plug,
             self.serial.clone(),
             self.rtc.clone(),
             self.i8042.clone(),
@@ -120,7 +127,6 @@ impl Devices {
             self.ged.clone(),
             self.pvpanic.clone(),
             self.generation.clone(),
-            self.pci.aml(),
         ];
         let mcfg = self.pci.mcfg();
         Box::new(move |take| {

@@ -1,110 +1,149 @@
+mod mmio;
+mod pci;
+mod vector;
+mod wires;
+
 use super::MachineError;
-use crate::config::Config;
+use super::pci::Pci;
+use crate::config::{Config, DiskConfig, Transport};
 use crate::monitor::Handle;
 use acpi_tables::Aml;
 use drystone_block::Block;
-use drystone_bus::{Bus, BusDevice, SystemClock};
-use drystone_hypervisor::{Datamatch, Guard, IoAddress, Vm};
+use drystone_bus::{Bus, SystemClock};
+use drystone_hypervisor::Vm;
 use drystone_lifecycle::{Cause, Orchestrator, Stage};
-use drystone_memory::{Layout, RamView};
+use drystone_memory::RamView;
 use drystone_observe::{Log, Observe, Quota, Registry, Throttle};
 use drystone_rng::{Rng, RngConfig};
 use drystone_runner::{Attachment, Doorbells, Runner};
 use drystone_state::Component;
-use drystone_virtio::{Event, Host, Mmio, MmioConfig, Observer, VirtioDevice};
+use drystone_virtio::{Event, Host, Observer, VirtioCore, VirtioDevice};
+use mmio::OnMmio;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-/// Interrupt lines for virtio-mmio devices: what a PC's own devices leave, and then the I/O APIC's upper inputs.
-const LINES: &[u32] = &[5, 6, 7, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23];
-/// The most devices there are lines for.
-pub(crate) const MAX_DEVICES: usize = LINES.len();
+pub(crate) use mmio::MAX_MMIO_DEVICES;
 
 type Memory = RamView;
+type OnPci = drystone_virtio::Pci<Memory>;
 
-/// The machine's virtio devices behind virtio-mmio, and the threads that run them.
+/// What the orchestrator calls the threads.
+const RUNNER: &str = "runner";
+
+/// The machine's virtio devices, and the threads that run them.
 pub(super) struct Virtio {
-    /// Dropped first, so that no worker runs when the devices go.
-    attachments: Vec<Attachment>,
     slots: Vec<Slot>,
-    /// Interrupt and doorbell wires.
-    wires: Vec<Guard>,
     runner: Option<Runner>,
+    parts: Parts,
 }
 
+/// A device.
 struct Slot {
     name: String,
-    mmio: Arc<Mmio<Memory>>,
+    /// Dropped first, so that no worker runs when the device goes.
+    attachment: Attachment,
+    place: Place,
 }
 
-/// What devices are made with.
-pub(super) struct Parts<'a> {
-    pub(super) vm: &'a dyn Vm,
-    pub(super) bus: &'a Bus,
+enum Place {
+    Mmio(OnMmio),
+    /// With the slot that it is in.
+    Pci(Arc<OnPci>, u8),
+}
+
+impl Place {
+    fn core(&self) -> &Arc<VirtioCore<Memory>> {
+        match self {
+            Self::Mmio(on) => on.device.core(),
+            Self::Pci(function, _) => function.core(),
+        }
+    }
+
+    fn component(&self) -> Arc<dyn Component> {
+        match self {
+            Self::Mmio(on) => on.device.clone(),
+            Self::Pci(function, _) => function.clone(),
+        }
+    }
+}
+
+/// What devices are made with, when the machine is made and while it runs.
+pub(super) struct Parts {
+    pub(super) vm: Arc<dyn Vm>,
+    pub(super) bus: Arc<Bus>,
+    pub(super) pci: Arc<Pci>,
     pub(super) memory: Memory,
-    pub(super) handle: &'a Handle,
-    pub(super) log: &'a Log,
-    pub(super) registry: &'a Registry,
+    pub(super) handle: Handle,
+    pub(super) log: Log,
+    pub(super) registry: Registry,
+}
+
+/// A device that is to be added.
+struct New {
+    name: String,
+    device: Box<dyn VirtioDevice<Memory>>,
+    observe: Arc<dyn Observe>,
+    transport: Transport,
 }
 
 impl Virtio {
-    /// Makes all that `config` names and puts them on the bus.
-    pub(super) fn new(config: &Config, parts: &Parts<'_>) -> Result<Self, MachineError> {
-        let mut virtio = Self { attachments: Vec::new(), slots: Vec::new(), wires: Vec::new(), runner: None };
+    /// Makes all that `config` names, and puts them where the guest finds them when it starts.
+    pub(super) fn new(config: &Config, parts: Parts) -> Result<Self, MachineError> {
+        let mut virtio = Self { slots: Vec::new(), runner: None, parts };
         for (index, disk) in config.disk.iter().enumerate() {
-            let what = |what| MachineError::Disk { name: disk.name(index), what };
-            let block = disk.block(index).map_err(what)?;
-            let (device, handle) = Block::open(&block, host(parts.handle))?;
-            virtio.add(&format!("block.{}", block.id), Box::new(device), Arc::new(handle), parts)?;
+            let new = virtio.disk(disk, index, config.transport)?;
+            virtio.add(new)?;
         }
         if config.rng {
-            let (device, counters) = Rng::open(&RngConfig::default())?;
-            virtio.add("rng", Box::new(device), counters, parts)?;
+            let (device, observe) = Rng::open(&RngConfig::default())?;
+            let (name, transport) = ("rng".into(), config.transport);
+            virtio.add(New { name, device: Box::new(device), observe, transport })?;
         }
         Ok(virtio)
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        device: Box<dyn VirtioDevice<Memory>>,
-        observe: Arc<dyn Observe>,
-        parts: &Parts<'_>,
-    ) -> Result<(), MachineError> {
-        let n = self.slots.len();
-        let gsi = *LINES.get(n).ok_or(MachineError::TooManyDevices { most: MAX_DEVICES })?;
-        let (base, index) = place(n);
-        let (event, wire) = super::devices::wire(parts.vm, gsi)?;
+    fn disk(&self, disk: &DiskConfig, index: usize, transport: Transport) -> Result<New, MachineError> {
+        let what = |what| MachineError::Disk { name: disk.name(index), what };
+        let block = disk.block(index).map_err(what)?;
+        let (device, handle) = Block::open(&block, host(&self.parts.handle))?;
+        Ok(New {
+            name: block_name(&block.id),
+            device: Box::new(device),
+            observe: Arc::new(handle),
+            transport: disk.transport.unwrap_or(transport),
+        })
+    }
 
-        let doorbells = Arc::new(Doorbells::new(device.describe().queue_sizes.len()).map_err(events(gsi))?);
-        let log = parts.log.named(name);
-        let host = Host {
-            observer: Arc::new(Reporter(Throttle::new(log, Quota::default()))),
-            ..Host::new(doorbells.clone())
-        };
-        let config = MmioConfig { base, gsi, index, shared_memory: Vec::new() };
-        let mmio = Mmio::new(config, device, parts.memory.clone(), Arc::new(event), host)?;
-        let mmio = Arc::new(mmio);
-        parts.bus.mmio.insert(base.into(), Mmio::<Memory>::LEN, mmio.clone() as Arc<dyn BusDevice>)?;
-        parts.registry.add(name, observe)?;
-
-        self.wires.push(wire);
-        self.ring(&mmio, &doorbells, parts.vm)?;
-        let runner = self.runner()?;
-        self.attachments.push(runner.attach(mmio.core(), &doorbells)?);
-        self.slots.push(Slot { name: name.into(), mmio });
+    /// Puts a device where the guest finds it when it starts.
+    fn add(&mut self, new: New) -> Result<(), MachineError> {
+        let mut made = self.make(new)?;
+        if let Place::Pci(function, slot) = &mut made.place {
+            *slot = self.parts.pci.segment().add(None, function.clone())?;
+        }
+        self.slots.push(made);
         Ok(())
     }
 
-    /// Has the hypervisor turn the driver's notifications into events, so that they cost the guest no exit to here.
-    fn ring(&mut self, mmio: &Mmio<Memory>, doorbells: &Doorbells, vm: &dyn Vm) -> Result<(), MachineError> {
-        for notification in mmio.notifications() {
-            let Some(event) = doorbells.event(notification.queue) else { continue };
-            let address = IoAddress::Mmio(u64::from(mmio.config().base) + notification.offset);
-            let datamatch = notification.datamatch.map(|value| Datamatch { value, len: notification.width });
-            self.wires.push(vm.register_ioeventfd(event, address, datamatch)?);
-        }
-        Ok(())
+    /// Makes a device that runs as soon as a driver asks it to.
+    fn make(&mut self, new: New) -> Result<Slot, MachineError> {
+        let New { name, device, observe, transport } = new;
+        let queues = device.describe().queue_sizes.len();
+        let doorbells = Arc::new(Doorbells::new(queues).map_err(MachineError::DeviceEvent)?);
+        let throttle = || Throttle::new(self.parts.log.named(&name), Quota::default());
+        let host = Host { observer: Arc::new(Reporter(throttle())), ..Host::new(doorbells.clone()) };
+        let place = match transport {
+            Transport::Mmio => {
+                let before = self.slots.iter().filter(|slot| matches!(slot.place, Place::Mmio(_))).count();
+                Place::Mmio(mmio::add(&self.parts, before, device, &doorbells, host)?)
+            }
+            Transport::Pci => {
+                let function = pci::function(&self.parts, device, &doorbells, host, throttle())?;
+                Place::Pci(Arc::new(function), 0)
+            }
+        };
+        let attachment = self.runner()?.attach(place.core(), &doorbells)?;
+        self.parts.registry.add(&name, observe)?;
+        Ok(Slot { name, attachment, place })
     }
 
     /// One thread for all, until somebody shows that more are faster.
@@ -119,25 +158,125 @@ impl Virtio {
 
     /// Hands them to the orchestrator: after the vCPUs, before the interrupt controllers.
     pub(super) fn register(&self, orchestrator: &mut Orchestrator) -> Result<(), MachineError> {
-        for Slot { name, mmio } in &self.slots {
-            orchestrator.add(Stage::Devices, name.clone(), mmio.clone() as Arc<dyn Component>)?;
+        for Slot { name, place, .. } in &self.slots {
+            orchestrator.add(Stage::Devices, name.clone(), place.component())?;
         }
         if let Some(runner) = &self.runner {
-            orchestrator.add(Stage::Backends, "runner", Arc::new(runner.clone()))?;
+            orchestrator.add(Stage::Backends, RUNNER, Arc::new(runner.clone()))?;
         }
         Ok(())
     }
 
-    /// What the guest finds them by.
+    /// What the guest finds those by that are not on PCI.
     pub(super) fn aml(&self) -> Vec<Arc<dyn Aml + Send + Sync>> {
-        self.slots.iter().map(|s| s.mmio.clone() as Arc<dyn Aml + Send + Sync>).collect()
+        let mmio = |slot: &Slot| match &slot.place {
+            Place::Mmio(on) => Some(on.device.clone() as Arc<dyn Aml + Send + Sync>),
+            Place::Pci(..) => None,
+        };
+        self.slots.iter().filter_map(mmio).collect()
     }
 }
 
-/// Where the `n`th device's registers are, and its number.
-fn place(n: usize) -> (u32, u16) {
-    let base = Layout::PLATFORM.start + n as u64 * Mmio::<Memory>::LEN;
-    (u32::try_from(base).unwrap_or(0), n as u16)
+impl Virtio {
+    /// Adds a disk while the guest runs, and tells it. Gives its name and its slot.
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing is left behind.
+    pub(super) fn plug_disk(
+        &mut self,
+        disk: &DiskConfig,
+        orchestrator: &mut Orchestrator,
+    ) -> Result<(String, u8), MachineError> {
+        let taken = |index: &usize| self.position(&disk.name(*index)).is_some();
+        let free = if disk.id.is_some() { None } else { (0..).find(|index| !taken(index)) };
+        let index = free.unwrap_or(0);
+        let name = disk.name(index);
+        if taken(&index) {
+            return Err(MachineError::Disk { name, what: "there is a disk of that name".into() });
+        }
+        let had_runner = self.runner.is_some();
+        let new = self.disk(disk, index, Transport::Pci)?;
+        let component = new.name.clone();
+        let made = self.make(new)?;
+        let plugged = self.plug(made, orchestrator);
+        match plugged {
+            Ok(slot) => {
+                if let Some(runner) = self.runner.as_ref().filter(|_| !had_runner) {
+                    orchestrator.add(Stage::Backends, RUNNER, Arc::new(runner.clone()))?;
+                }
+                Ok((name, slot))
+            }
+            Err(error) => {
+                self.parts.registry.remove(&component);
+                Err(error)
+            }
+        }
+    }
+
+    fn plug(&mut self, mut made: Slot, orchestrator: &mut Orchestrator) -> Result<u8, MachineError> {
+        let Place::Pci(function, slot) = &mut made.place else {
+            return Err(MachineError::ColdTransport(made.name));
+        };
+        orchestrator.add(Stage::Devices, made.name.clone(), function.clone())?;
+        match self.parts.pci.hot_plug().plug(None, function.clone()) {
+            Ok(number) => {
+                *slot = number;
+                self.slots.push(made);
+                Ok(number)
+            }
+            Err(error) => {
+                orchestrator.remove(&made.name);
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The PCI slot of a disk; `None` if there is no such disk, and within that if it is not on PCI.
+    pub(super) fn slot_of_disk(&self, name: &str) -> Option<Option<u8>> {
+        let slot = self.position(name).and_then(|at| self.slots.get(at))?;
+        Some(match slot.place {
+            Place::Pci(_, number) => Some(number),
+            Place::Mmio(_) => None,
+        })
+    }
+
+    /// Forgets the device that was in a PCI slot and is off the bus: nothing of it runs any more, and what it held of the
+    /// host is free. Gives its name.
+    pub(super) fn unplugged(&mut self, slot: u8, orchestrator: &mut Orchestrator) -> Option<String> {
+        let at = self.at(slot)?;
+        let Slot { name, attachment, place } = self.slots.remove(at);
+        orchestrator.remove(&name);
+        self.parts.registry.remove(&name);
+        drop(attachment);
+        // A device that is pulled may have work in flight, and a stuck back end is reported by the core.
+        let _ = place.core().reset();
+        Some(own_name(&name))
+    }
+
+    /// The name of the device in a PCI slot.
+    pub(super) fn name_of(&self, slot: u8) -> Option<String> {
+        self.slots.get(self.at(slot)?).map(|slot| own_name(&slot.name))
+    }
+
+    fn at(&self, slot: u8) -> Option<usize> {
+        self.slots.iter().position(|s| matches!(s.place, Place::Pci(_, number) if number == slot))
+    }
+
+    fn position(&self, disk: &str) -> Option<usize> {
+        let name = block_name(disk);
+        self.slots.iter().position(|slot| slot.name == name)
+    }
+}
+
+/// What a disk's name begins with among the machine's parts.
+const BLOCK: &str = "block.";
+
+fn block_name(id: &str) -> String {
+    format!("{BLOCK}{id}")
+}
+
+fn own_name(name: &str) -> String {
+    name.strip_prefix(BLOCK).unwrap_or(name).to_owned()
 }
 
 fn host(handle: &Handle) -> drystone_block::Host {
@@ -146,10 +285,6 @@ fn host(handle: &Handle) -> drystone_block::Host {
         clock: Arc::new(SystemClock::new()),
         on_failure: Arc::new(move |failure| handle.end(Cause::Fault(failure.to_string()))),
     }
-}
-
-fn events(line: u32) -> impl Fn(std::io::Error) -> MachineError {
-    move |cause| MachineError::Event { line, cause }
 }
 
 /// Puts a device's events into the log, a few a minute.

@@ -26,13 +26,14 @@ impl Monitor {
             Request::PowerButton => self.press_power_button()?,
             Request::CtrlAltDel => self.type_ctrl_alt_del()?,
             Request::Nmi(vcpu) => self.send_nmi(vcpu)?,
-            // It is answered later, not here.
-            Request::Shutdown(_) => {}
+            Request::AddDisk(disk) => self.add_disk(&disk)?,
+            // They are answered later, not here.
+            Request::Shutdown(_) | Request::RemoveDisk(..) => {}
         }
         Ok(())
     }
 
-    fn running(&self, attempt: &'static str) -> Result<(), RequestError> {
+    pub(super) fn running(&self, attempt: &'static str) -> Result<(), RequestError> {
         match self.machine.orchestrator.state() {
             State::Running => Ok(()),
             state => Err(RequestError::NotRunning { attempt, state }),

@@ -133,6 +133,8 @@ impl Verbs for Running {
             Action::CancelSnapshot => {
                 return Err(VerbError::Illegal("no snapshot is being written".into()));
             }
+            Action::DiskAdd(disk) => Request::AddDisk(disk),
+            Action::DiskRemove { disk, removal } => Request::RemoveDisk(disk, removal),
         };
         match self.handle.request(request) {
             // Somebody else was quicker, and what was wanted is so.
@@ -144,9 +146,12 @@ impl Verbs for Running {
             Err(RequestError::Snapshot(SnapshotError::Lifecycle(e @ lifecycle::Error::Illegal(_)))) => {
                 Err(VerbError::Illegal(e.to_string()))
             }
-            Err(e @ (RequestError::Nmi(_) | RequestError::Snapshot(_))) => {
-                Err(VerbError::Failed(e.to_string()))
-            }
+            Err(
+                e @ (RequestError::Nmi(_)
+                | RequestError::Snapshot(_)
+                | RequestError::Plug(_)
+                | RequestError::Overdue(_)),
+            ) => Err(VerbError::Failed(e.to_string())),
             Err(e) => Err(VerbError::Illegal(e.to_string())),
         }
     }

@@ -15,6 +15,7 @@ mod pci;
 mod saved_state;
 mod serial;
 mod virtio;
+mod virtio_pci;
 
 pub use block::block;
 pub use boot_params::boot_params;
@@ -28,6 +29,7 @@ pub use pci::pci;
 pub use saved_state::{saved_state, saved_state_on};
 pub use serial::serial;
 pub use virtio::{rng, virtio_core, virtio_mmio, virtio_ring};
+pub use virtio_pci::virtio_pci;
 
 use std::path::Path;
 

@@ -61,7 +61,8 @@ impl Apt {
         self.get(&["autoclean"], "package cache", progress)?;
         let mut arguments = vec!["install", "--download-only", "-t", PREFERRED];
         arguments.extend(packages);
-        self.get(&arguments, "QEMU and the libraries it needs: downloading", progress)?;
+        let what = packages.first().copied().unwrap_or_default();
+        self.get(&arguments, &format!("{what} and the libraries it needs: downloading"), progress)?;
         self.downloaded(|name| !name.starts_with("linux-image"))
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::monitor::mailbox;
 use drystone_hypervisor::fake::FakeHypervisor;
 use drystone_hypervisor::{Hypervisor, VmConfig};
 use drystone_loader::acpi::AcpiTables;
@@ -11,8 +12,9 @@ fn tables(cpus: u32) -> Vec<Vec<u8>> {
     let vm = FakeHypervisor::new(|cpu| cpu.halt()).create_vm(&VmConfig::default()).unwrap();
     let layout = Layout::new(1 << 30, 40).unwrap();
     let memory = GuestRam::new(&layout, &RamConfig::default()).unwrap();
+    let (handle, _mailbox) = mailbox();
     let (devices, _wires, _console) =
-        Devices::new(vm.as_ref(), &layout, memory.view(), &PciConfig::default()).unwrap();
+        Devices::new(vm.as_ref(), &layout, memory.view(), &PciConfig::default(), &handle).unwrap();
     let mut tables = Vec::new();
     devices.describe(Vec::new(), (0..cpus).collect())(&mut |acpi| {
         let built = AcpiTables::build(acpi).unwrap();
