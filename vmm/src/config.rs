@@ -207,6 +207,16 @@ impl Config {
         self.validate_memory()
     }
 
+    /// The same, in which every disk says its name, which then depends on no other disk.
+    #[must_use]
+    pub fn with_names(&self) -> Self {
+        let mut config = self.clone();
+        for (index, disk) in config.disk.iter_mut().enumerate() {
+            disk.id = Some(disk.name(index));
+        }
+        config
+    }
+
     fn validate_disks(&self) -> Result<(), ConfigError> {
         let bad = |what: String| Err(ConfigError::Value { field: "disk", what });
         let mut names = std::collections::BTreeSet::new();

@@ -10,6 +10,7 @@ mod payload;
 mod pci;
 mod plug;
 mod save;
+mod slots;
 mod virtio;
 
 use crate::config::{Config, ConfigError, CpusError, PanicPolicy, Policy, ShutdownSignal};
@@ -212,7 +213,7 @@ impl Machine {
             log: journal.devices(),
             registry: registry.clone(),
         };
-        let virtio = virtio::Virtio::new(config, parts)?;
+        let virtio = virtio::Virtio::new(config, parts, origin.slots()?.as_ref())?;
         let describe = devices.describe(virtio.aml(), cpus.topology.apic_ids().collect());
         let (reserved, entry) = (devices.reserved(), Mutex::new(None));
         let image = Arc::new(BootImage { ram, layout, payload, describe, reserved, entry });
@@ -247,7 +248,7 @@ impl Machine {
             vcpus,
             cpus,
             booted,
-            config: config.clone(),
+            config: config.with_names(),
             image,
             begin,
             devices,

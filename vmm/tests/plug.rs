@@ -77,7 +77,9 @@ fn a_disk_comes_and_is_pulled_from_a_guest_that_never_answers() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    ["a.img", "b.img", "c.img"].map(|name| image(dir.path(), name));
+    for name in ["a.img", "b.img", "c.img"] {
+        image(dir.path(), name);
+    }
     let mut m = Machine::start(dir.path(), &["--transport", "pci", "--disk", "a.img,id=a"]);
     assert_eq!(m.slots(), [1, 2], "a disk and entropy");
     m.done(&["disk", "add", "m", "b.img,id=b"]);

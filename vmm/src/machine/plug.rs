@@ -1,7 +1,7 @@
 //! Disks that come and go while the guest runs.
 
 use super::{Machine, MachineError};
-use crate::config::DiskConfig;
+use crate::config::{DiskConfig, Transport};
 use drystone_pci::{EjectError, HotPlugEvent};
 use std::time::Duration;
 
@@ -36,7 +36,10 @@ pub(crate) enum Unplugged {
 impl Machine {
     /// Adds a disk and tells the guest. Gives its name and its PCI slot.
     pub(crate) fn plug_disk(&mut self, disk: &DiskConfig) -> Result<(String, u8), MachineError> {
-        self.virtio.plug_disk(disk, &mut self.orchestrator)
+        let (name, slot) = self.virtio.plug_disk(disk, &mut self.orchestrator)?;
+        let transport = Some(Transport::Pci);
+        self.config.disk.push(DiskConfig { id: Some(name.clone()), transport, ..disk.clone() });
+        Ok((name, slot))
     }
 
     /// Asks the guest to let go of a disk within `patience`. What comes of it is told by [`unplugged`](Self::unplugged).
@@ -52,8 +55,14 @@ impl Machine {
         let removed = self.devices.pci.hot_plug().remove(slot);
         self.devices.pci.relocate();
         drop(removed);
-        self.virtio.unplugged(slot, &mut self.orchestrator);
+        self.forget(slot);
         Ok(())
+    }
+
+    fn forget(&mut self, slot: u8) -> Option<String> {
+        let name = self.virtio.unplugged(slot, &mut self.orchestrator)?;
+        self.config.disk.retain(|disk| disk.id.as_ref() != Some(&name));
+        Some(name)
     }
 
     fn slot_of_disk(&self, name: &str) -> Result<u8, UnplugError> {
@@ -72,7 +81,7 @@ impl Machine {
             match event {
                 HotPlugEvent::Ejected { slot, function, requested } => {
                     drop(function);
-                    let name = self.virtio.unplugged(slot, &mut self.orchestrator);
+                    let name = self.forget(slot);
                     unplugged.extend(name.map(|name| Unplugged::Gone { name, requested }));
                 }
                 HotPlugEvent::Overdue { slot } => {

@@ -2,6 +2,7 @@
 
 use super::cpuid::SavedCpuid;
 use super::payload::Payload;
+use super::slots::SavedSlots;
 use super::{Machine, MachineError};
 use crate::config::Config;
 use crate::snapshot::{SnapshotError, SnapshotRequest};
@@ -47,6 +48,14 @@ impl Origin<'_> {
         blob.decode().map(Some).map_err(|e| MachineError::Restore(e.to_string()))
     }
 
+    /// Where its devices are, if that is not to be decided here.
+    pub(super) fn slots(&self) -> Result<Option<SavedSlots>, MachineError> {
+        let Self::Restore { snapshot, .. } = self else { return Ok(None) };
+        let lacking = || MachineError::Restore("the snapshot says nothing of the guest's PCI slots".into());
+        let blob = snapshot.parts().get(SavedSlots::PART).ok_or_else(lacking)?;
+        blob.decode().map(Some).map_err(|e| MachineError::Restore(e.to_string()))
+    }
+
     pub(super) fn ram(&self, layout: &Layout, config: &Config) -> Result<GuestRam, MachineError> {
         let Self::Restore { snapshot, .. } = self else {
             return Ok(GuestRam::new(layout, &config.memory.ram())?);
@@ -62,7 +71,10 @@ impl Origin<'_> {
     /// Gives all parts the state that they had.
     pub(super) fn restore(&self, orchestrator: &mut Orchestrator) -> Result<Begin, MachineError> {
         let Self::Restore { snapshot, paused } = self else { return Ok(Begin::Boot) };
-        let parts = snapshot.parts().iter().filter(|(name, _)| *name != SavedCpuid::PART);
+        let parts = snapshot
+            .parts()
+            .iter()
+            .filter(|(name, _)| ![SavedCpuid::PART, SavedSlots::PART].contains(&name.as_str()));
         let part = |(name, state): (&String, &Blob)| SavedPart { name: name.clone(), state: state.clone() };
         orchestrator.restore(&parts.map(part).collect::<Vec<_>>())?;
         Ok(if *paused { Begin::Wait } else { Begin::Resume })
@@ -88,6 +100,8 @@ impl Machine {
         let mut parts = BTreeMap::new();
         let cpuid = Blob::encode(&self.cpus.cpuid).map_err(|e| SnapshotError::Encode(e.to_string()))?;
         parts.insert(SavedCpuid::PART.to_owned(), cpuid);
+        let slots = Blob::encode(&self.virtio.slots()).map_err(|e| SnapshotError::Encode(e.to_string()))?;
+        parts.insert(SavedSlots::PART.to_owned(), slots);
         parts.extend(self.orchestrator.save()?.into_iter().map(|part| (part.name, part.state)));
         let content = Content { about: self.about()?, parts, ram: &self.image.ram };
         let options = Options { memory_dir: request.memory_dir.clone(), ..Options::default() };

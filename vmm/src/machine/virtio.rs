@@ -5,6 +5,7 @@ mod wires;
 
 use super::MachineError;
 use super::pci::Pci;
+use super::slots::SavedSlots;
 use crate::config::{Config, DiskConfig, Transport};
 use crate::monitor::Handle;
 use acpi_tables::Aml;
@@ -87,17 +88,22 @@ struct New {
 }
 
 impl Virtio {
-    /// Makes all that `config` names, and puts them where the guest finds them when it starts.
-    pub(super) fn new(config: &Config, parts: Parts) -> Result<Self, MachineError> {
+    /// Makes all that `config` names, and puts them where the guest finds them when it starts: into the lowest free slots, or
+    /// into those of `saved`.
+    pub(super) fn new(
+        config: &Config,
+        parts: Parts,
+        saved: Option<&SavedSlots>,
+    ) -> Result<Self, MachineError> {
         let mut virtio = Self { slots: Vec::new(), runner: None, parts };
         for (index, disk) in config.disk.iter().enumerate() {
             let new = virtio.disk(disk, index, config.transport)?;
-            virtio.add(new)?;
+            virtio.add(new, saved)?;
         }
         if config.rng {
             let (device, observe) = Rng::open(&RngConfig::default())?;
             let (name, transport) = ("rng".into(), config.transport);
-            virtio.add(New { name, device: Box::new(device), observe, transport })?;
+            virtio.add(New { name, device: Box::new(device), observe, transport }, saved)?;
         }
         Ok(virtio)
     }
@@ -115,10 +121,11 @@ impl Virtio {
     }
 
     /// Puts a device where the guest finds it when it starts.
-    fn add(&mut self, new: New) -> Result<(), MachineError> {
+    fn add(&mut self, new: New, saved: Option<&SavedSlots>) -> Result<(), MachineError> {
         let mut made = self.make(new)?;
         if let Place::Pci(function, slot) = &mut made.place {
-            *slot = self.parts.pci.segment().add(None, function.clone())?;
+            let saved = saved.map(|saved| saved.of(&made.name)).transpose()?;
+            *slot = self.parts.pci.segment().add(saved, function.clone())?;
         }
         self.slots.push(made);
         Ok(())
@@ -250,7 +257,21 @@ impl Virtio {
         drop(attachment);
         // A device that is pulled may have work in flight, and a stuck back end is reported by the core.
         let _ = place.core().reset();
+        if self.slots.is_empty() {
+            // A machine that is made without devices has no threads for them either.
+            orchestrator.remove(RUNNER);
+            self.runner = None;
+        }
         Some(own_name(&name))
+    }
+
+    /// Which device is in which slot.
+    pub(super) fn slots(&self) -> SavedSlots {
+        let on_pci = |slot: &Slot| match slot.place {
+            Place::Pci(_, number) => Some((slot.name.clone(), number)),
+            Place::Mmio(_) => None,
+        };
+        self.slots.iter().filter_map(on_pci).collect()
     }
 
     /// The name of the device in a PCI slot.

@@ -15,6 +15,8 @@ impl Monitor {
         let was_running = orchestrator.state() == State::Running;
         let begun = Instant::now();
         orchestrator.pause()?;
+        // What the guest has let go of is not part of the machine.
+        self.unplugged();
         let written = self.snapshot.during(|progress| self.machine.write(request, progress));
         match &written {
             Ok(manifest) => self.note(request, manifest, begun),

@@ -385,6 +385,20 @@ fn components_are_found_by_name_and_only_one_has_it() {
 }
 
 #[test]
+fn a_component_that_is_taken_out_is_asked_for_nothing_more() {
+    let mut rig = Rig::at(State::Running);
+    rig.log.take();
+    assert!(rig.machine.remove("disk").is_some() && rig.machine.remove("disk").is_none());
+    assert_eq!(rig.log.take(), "");
+    rig.machine.pause().unwrap();
+    rig.machine.reset(Cause::Operator).unwrap();
+    assert!(!rig.log.take().contains("disk"));
+    assert!(!rig.machine.names().any(|name| name == "disk"));
+    // The name is free.
+    rig.machine.add(Stage::Devices, "disk", rig.part("disk")).unwrap();
+}
+
+#[test]
 fn a_component_that_comes_later_joins_a_running_machine() {
     let mut rig = Rig::at(State::Running);
     let late = |name| {
