@@ -13,8 +13,8 @@ use crate::monitor::Removal;
 use crate::registry::Registry;
 use crate::run::{self, ExitStatus, RunError};
 use args::{
-    Cli, Command, DiskAddArgs, DiskArgs, DiskCommand, DiskRemoveArgs, EventsArgs, IdArgs, NmiArgs, RunArgs,
-    StopArgs,
+    Cli, Command, DiskAddArgs, DiskArgs, DiskCommand, DiskLimitArgs, DiskRemoveArgs, DiskResizeArgs,
+    EventsArgs, IdArgs, MetricsArgs, NmiArgs, RngArgs, RngCommand, RngLimitArgs, RunArgs, StopArgs,
 };
 use clap::Parser;
 use clap::error::ErrorKind;
@@ -46,6 +46,9 @@ fn command(command: Command) -> ExitStatus {
         Command::Events(EventsArgs { id, follow, json }) => {
             speak(|registry, out| events::events(registry, id.id.as_ref(), follow, json.json, out))
         }
+        Command::Metrics(MetricsArgs { id, prefix, json }) => {
+            speak(|registry, out| machines::metrics(registry, &id, &prefix, json.json, out))
+        }
         Command::Cpu(args) => cpu::cpu(&args, &mut io::stdout()),
         Command::Pause(id) => act(id, Action::Pause),
         Command::Resume(id) => act(id, Action::Resume),
@@ -67,7 +70,16 @@ fn command(command: Command) -> ExitStatus {
                 let removal = if surprise { Removal::Surprise } else { Removal::Orderly { patience } };
                 act(IdArgs { id: Some(id) }, Action::DiskRemove { disk, removal })
             }
+            DiskCommand::Resize(DiskResizeArgs { id, disk, size }) => {
+                act(IdArgs { id: Some(id) }, Action::DiskResize { disk, size })
+            }
+            DiskCommand::Limit(DiskLimitArgs { id, disk, limit }) => {
+                act(IdArgs { id: Some(id) }, Action::DiskLimit { disk, limit: limit.into() })
+            }
         },
+        Command::Rng(RngArgs { command: RngCommand::Limit(RngLimitArgs { id, limit }) }) => {
+            act(id, Action::RngLimit(limit.into()))
+        }
         Command::Stop(StopArgs { id, graceful: false, .. }) => act(id, Action::Stop),
         Command::Stop(StopArgs { id, timeout, .. }) => {
             let timeout = timeout.map_or(DEFAULT_SHUTDOWN_TIME, |t| t.0);

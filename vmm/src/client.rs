@@ -12,6 +12,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -91,6 +92,14 @@ impl Client {
     /// [`ClientError`].
     pub fn info(&self) -> Result<Info, ClientError> {
         self.blocking(self.request(Method::GET, "/v1/vm".into(), Vec::new()))
+    }
+
+    /// Counters and state of its parts, by name.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub fn metrics(&self) -> Result<BTreeMap<String, serde_json::Value>, ClientError> {
+        self.blocking(self.request(Method::GET, "/v1/vm/metrics".into(), Vec::new()))
     }
 
     /// Asks for `action`, and returns how things are when it is done. One that waits for the guest may take so much longer.

@@ -5,11 +5,13 @@ mod controls;
 mod cpu;
 mod cpuid;
 mod devices;
+mod handles;
 mod image;
 mod payload;
 mod pci;
 mod plug;
 mod save;
+mod shown;
 mod slots;
 mod virtio;
 
@@ -32,6 +34,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 pub use devices::Console;
+pub use handles::{HandleError, Handles};
 pub use payload::Booted;
 pub use plug::UnplugError;
 pub(crate) use plug::Unplugged;
@@ -276,6 +279,11 @@ impl Machine {
     /// Its vCPUs, for counters.
     pub fn vcpus(&self) -> Arc<VcpuSet> {
         self.vcpus.clone()
+    }
+
+    /// What can be set on its devices.
+    pub fn handles(&self) -> Handles {
+        self.virtio.handles()
     }
 
     /// Counters and state of its parts, by name.

@@ -104,10 +104,11 @@ type Answer = Result<State, RequestError>;
 pub(crate) enum Message {
     Request(Request, Sender<Answer>),
     Vcpu(VcpuEvent),
-    /// From whoever waits for no answer: a signal, the escape key.
+    /// From whoever waits for no answer: a signal, the escape key, a device.
     End(Cause),
     /// Something that the guest has let go of is to be taken.
     HotPlug,
+    Pause(Cause),
 }
 
 /// Sends requests to a machine's monitor. Cheap to clone, usable from any thread.
@@ -137,6 +138,11 @@ impl Handle {
 
     pub(crate) fn hot_plug(&self) {
         let _ = self.monitor.send(Message::HotPlug);
+    }
+
+    /// Makes the machine stand still, and does not wait for it.
+    pub fn pause(&self, cause: Cause) {
+        let _ = self.monitor.send(Message::Pause(cause));
     }
 
     pub(crate) fn vcpu_event(&self, event: VcpuEvent) {
@@ -233,6 +239,7 @@ impl Monitor {
     fn handle(&mut self, message: Message) {
         match message {
             Message::End(cause) => self.machine.orchestrator.stop(cause),
+            Message::Pause(cause) => self.pause(cause),
             Message::Vcpu(event) if self.machine.vcpus.is_current(&event) => self.vcpu_event(&event),
             Message::Vcpu(_) => {}
             Message::HotPlug => self.unplugged(),
@@ -243,6 +250,14 @@ impl Monitor {
                 // Whoever asked may have gone away meanwhile.
                 let _ = answer.send(done.map(|()| self.machine.orchestrator.state()));
             }
+        }
+    }
+
+    /// A machine that cannot stand still for its own good is ended.
+    fn pause(&mut self, cause: Cause) {
+        let orchestrator = &mut self.machine.orchestrator;
+        if orchestrator.pause_for(cause.clone()).is_err() {
+            orchestrator.stop(cause);
         }
     }
 

@@ -136,6 +136,17 @@ impl Orchestrator {
         self.pause_for(Cause::Operator)
     }
 
+    /// As [`pause`](Self::pause), for another reason than an operator's wish.
+    ///
+    /// # Errors
+    /// As [`pause`](Self::pause).
+    pub fn pause_for(&mut self, cause: Cause) -> Result<(), Error> {
+        if self.state().next(Verb::Pause)?.is_some() || self.stuck {
+            self.go(Verb::Pause, State::Paused, cause)?;
+        }
+        Ok(())
+    }
+
     /// Goes on after a pause. Nothing happens if the machine runs.
     ///
     /// # Errors
@@ -250,13 +261,6 @@ impl Orchestrator {
     /// machine that is stuck must not be saved, whatever its state is called.
     pub fn is_stuck(&self) -> bool {
         self.stuck
-    }
-
-    fn pause_for(&mut self, cause: Cause) -> Result<(), Error> {
-        if self.state().next(Verb::Pause)?.is_some() || self.stuck {
-            self.go(Verb::Pause, State::Paused, cause)?;
-        }
-        Ok(())
     }
 
     fn go(&mut self, verb: Verb, to: State, cause: Cause) -> Result<(), Error> {

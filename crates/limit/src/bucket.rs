@@ -24,6 +24,10 @@ impl Bucket {
         bucket
     }
 
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        self.rate
+    }
+
     /// How far `granted` may be ahead of `asked`.
     fn burst(&self) -> u128 {
         self.rate.map_or(0, |r| u128::from(r.burst()) * TOKEN)

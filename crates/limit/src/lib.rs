@@ -9,9 +9,11 @@
 
 mod bucket;
 mod config;
+mod gate;
 mod limiter;
 mod state;
 
 pub use config::{LimitConfig, Rate};
+pub use gate::{Gate, Passage};
 pub use limiter::{Cost, Limiter, Ticket};
 pub use state::LimiterState;

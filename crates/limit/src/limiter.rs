@@ -97,6 +97,12 @@ impl Limiter {
         self.limited.store(is_limit(&config), Ordering::Relaxed);
     }
 
+    /// The limits that hold now.
+    pub fn config(&self) -> LimitConfig {
+        let inner = self.lock();
+        LimitConfig { bandwidth: inner.bandwidth.rate(), operations: inner.operations.rate() }
+    }
+
     /// From here to [`resume`](Self::resume) no time passes for it, so a pause is neither a rest that earns a burst nor
     /// time that is lost.
     pub fn pause(&self) {

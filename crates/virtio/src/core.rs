@@ -10,6 +10,7 @@ mod build;
 mod config;
 mod lane;
 mod life;
+mod observe;
 mod queues;
 mod quiesce;
 mod shared;
@@ -130,6 +131,7 @@ impl<M: Mem> VirtioCore<M> {
 
     fn break_lane(&self, lane: usize, inner: &mut Inner<M>, fault: &Fault) {
         inner.run = Run::Broken;
+        self.shared.faults.increment();
         self.shared.needs_reset();
         self.shared.event(&Event::Fault { lane, fault });
     }

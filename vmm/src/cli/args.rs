@@ -1,7 +1,8 @@
 use super::time::Time;
 use crate::config::{
     Affinity, BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpuConfig, CpusConfig, DiskConfig,
-    HugePages, MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy, ShutdownSignal, Transport,
+    HugePages, LimitSettings, MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy, ShutdownSignal,
+    Transport,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -61,6 +62,8 @@ pub(super) enum Command {
     Info(InfoArgs),
     /// Say what has happened to a machine
     Events(EventsArgs),
+    /// Say what a machine's devices and virtual CPUs have counted
+    Metrics(MetricsArgs),
     /// Say what a guest sees of this host's processor, or how two hosts differ
     Cpu(CpuCommandArgs),
     /// Make a machine stand still
@@ -83,6 +86,8 @@ pub(super) enum Command {
     Restore(RestoreArgs),
     /// Change a machine's disks while its guest runs
     Disk(DiskArgs),
+    /// Change a machine's entropy device while its guest runs
+    Rng(RngArgs),
     /// End a machine at once, as if the plug were pulled, or gracefully, and wait until it is gone
     Stop(StopArgs),
 }
@@ -100,6 +105,17 @@ pub(super) struct EventsArgs {
     /// Go on with those that happen from now on, until the machine ends
     #[arg(long, short)]
     pub follow: bool,
+    #[command(flatten)]
+    pub json: JsonArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct MetricsArgs {
+    /// The machine's name
+    pub id: VmId,
+    /// Only those whose names begin with this, such as block.root
+    #[arg(default_value = "", hide_default_value = true)]
+    pub prefix: String,
     #[command(flatten)]
     pub json: JsonArgs,
 }
@@ -129,7 +145,11 @@ const DISK_HELP: &str = "\
 Examples:
   drystone disk add web data.img,id=data         the guest gets one disk more
   drystone disk remove web data                  asks the guest to let go of it, and waits until it has
-  drystone disk remove web data --surprise       pulls it";
+  drystone disk remove web data --surprise       pulls it
+  drystone disk resize web data 20G              makes its file 20 GiB long, and tells the guest
+  drystone disk resize web data                  somebody else has changed its size: tells the guest
+  drystone disk limit web data --bandwidth 100M --operations 2000
+  drystone disk limit web data --none";
 
 #[derive(Debug, Args)]
 #[command(after_help = DISK_HELP)]
@@ -144,6 +164,10 @@ pub(super) enum DiskCommand {
     Add(DiskAddArgs),
     /// Take a disk away: when the guest has let go of it, or by surprise
     Remove(DiskRemoveArgs),
+    /// Tell the guest that a disk has another size
+    Resize(DiskResizeArgs),
+    /// Limit how fast a disk may be
+    Limit(DiskLimitArgs),
 }
 
 #[derive(Debug, Args)]
@@ -167,6 +191,74 @@ pub(super) struct DiskRemoveArgs {
     /// How long the guest may take to let go: a number with ms, s, m or h [default: 30s]
     #[arg(long, value_name = "TIME", conflicts_with = "surprise")]
     pub timeout: Option<Time>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiskResizeArgs {
+    /// The machine's name
+    pub id: VmId,
+    /// The disk's id
+    pub disk: String,
+    /// Make its file so long first; it may only grow
+    pub size: Option<ByteSize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiskLimitArgs {
+    /// The machine's name
+    pub id: VmId,
+    /// The disk's id
+    pub disk: String,
+    #[command(flatten)]
+    pub limit: LimitArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RngArgs {
+    #[command(subcommand)]
+    pub command: RngCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RngCommand {
+    /// Limit how many random bytes the guest gets
+    Limit(RngLimitArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RngLimitArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    #[command(flatten)]
+    pub limit: LimitArgs,
+}
+
+/// Limits from now on: what is not given is not limited any more.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct LimitArgs {
+    /// Bytes a second, both directions together
+    #[arg(long, value_name = "SIZE")]
+    pub bandwidth: Option<ByteSize>,
+    /// Bytes that may pass at once after a rest [default: 50 ms of the bandwidth]
+    #[arg(long, value_name = "SIZE", requires = "bandwidth")]
+    pub bandwidth_burst: Option<ByteSize>,
+    /// Requests a second
+    #[arg(long, value_name = "N")]
+    pub operations: Option<u64>,
+    /// Requests that may pass at once after a rest [default: 50 ms of the rate]
+    #[arg(long, value_name = "N", requires = "operations")]
+    pub operations_burst: Option<u64>,
+    /// No limit
+    #[arg(long, conflicts_with_all = ["bandwidth", "operations"])]
+    pub none: bool,
+}
+
+impl From<LimitArgs> for LimitSettings {
+    fn from(args: LimitArgs) -> Self {
+        let LimitArgs { bandwidth, bandwidth_burst, operations, operations_burst, none: _ } = args;
+        Self { bandwidth, bandwidth_burst, operations, operations_burst }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -177,6 +177,29 @@ pub(super) fn info(
     Ok(())
 }
 
+/// `drystone metrics`.
+pub(super) fn metrics(
+    registry: &Registry,
+    id: &VmId,
+    prefix: &str,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), CommandError> {
+    let entry = choose(registry, Some(id))?;
+    let mut metrics = patiently(&entry, || Client::new(&entry.socket, LOOK).metrics())?;
+    metrics.retain(|name, _| name.starts_with(prefix));
+    if json {
+        return print_json(&metrics, out);
+    }
+    for (name, value) in metrics {
+        match value {
+            serde_json::Value::String(text) => writeln!(out, "{name} {text}")?,
+            value => writeln!(out, "{name} {value}")?,
+        }
+    }
+    Ok(())
+}
+
 /// The classes of a histogram in which half, 99 % and all of its times end.
 fn latency(times: &BTreeMap<u64, u64>) -> String {
     let total: u128 = times.values().map(|&n| u128::from(n)).sum();

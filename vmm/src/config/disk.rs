@@ -1,9 +1,7 @@
-use super::{ByteSize, Transport};
+use super::{ByteSize, LimitSettings, Transport};
 use clap::ValueEnum;
 use drystone_block::{BlockConfig, OnIoError};
-use drystone_limit::{LimitConfig, Rate};
 use serde::{Deserialize, Serialize};
-use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -79,20 +77,8 @@ impl DiskConfig {
     /// # Errors
     /// One line that says which setting makes no sense.
     pub fn block(&self, index: usize) -> Result<BlockConfig, String> {
-        let rate = |name: &str, rate: Option<u64>, burst: Option<u64>| match (rate, burst) {
-            (None, Some(_)) => Err(format!("{name}_burst without {name}")),
-            (Some(0), _) => Err(format!("{name} 0: must be at least 1")),
-            (_, Some(0)) => Err(format!("{name}_burst 0: must be at least 1")),
-            (rate, burst) => {
-                let burst = burst.and_then(NonZeroU64::new);
-                Ok(rate.and_then(Rate::new).map(|rate| Rate { burst, ..rate }))
-            }
-        };
-        let bytes = |size: Option<ByteSize>| size.map(|s| s.0);
-        let limit = LimitConfig {
-            bandwidth: rate("bandwidth", bytes(self.bandwidth), bytes(self.bandwidth_burst))?,
-            operations: rate("operations", self.operations, self.operations_burst)?,
-        };
+        let Self { bandwidth, bandwidth_burst, operations, operations_burst, .. } = *self;
+        let limit = LimitSettings { bandwidth, bandwidth_burst, operations, operations_burst }.limits()?;
         if self.path.as_os_str().is_empty() {
             return Err("path: none given".into());
         }
@@ -140,8 +126,10 @@ impl DiskConfig {
             "on_io_error" => {
                 self.on_io_error = match value {
                     Some("report") => OnIoError::Report,
+                    Some("ignore") => OnIoError::Ignore,
+                    Some("pause") => OnIoError::Pause,
                     Some("stop") => OnIoError::Stop,
-                    _ => return Err(bad("use report or stop".into())),
+                    _ => return Err(bad("use report, ignore, pause or stop".into())),
                 }
             }
             "bandwidth" => self.bandwidth = Some(parse(value).map_err(bad)?),

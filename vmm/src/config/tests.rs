@@ -217,7 +217,7 @@ fn a_wrong_disk_is_named() {
         ("a,queues", "queues=\"\": needs a value"),
         ("a,readonly=maybe", "readonly=\"maybe\": use true or false"),
         ("a,transport=isa", "transport=\"isa\": use pci or mmio"),
-        ("a,on_io_error=no", "on_io_error=\"no\": use report or stop"),
+        ("a,on_io_error=no", "on_io_error=\"no\": use report, ignore, pause or stop"),
         ("a,bandwidth=1.5G", "bandwidth=\"1.5G\":"),
     ] {
         let error = flag.parse::<DiskConfig>().unwrap_err().to_string();

@@ -1,5 +1,5 @@
 use super::Verb;
-use crate::config::DiskConfig;
+use crate::config::{ByteSize, DiskConfig, LimitSettings};
 use crate::monitor::Removal;
 use crate::snapshot::{SnapshotRequest, Then};
 use serde::de::DeserializeOwned;
@@ -51,6 +51,22 @@ pub enum Action {
         /// How.
         removal: Removal,
     },
+    /// Tell the guest that a disk has another size.
+    DiskResize {
+        /// The disk's name.
+        disk: String,
+        /// Make its file so many bytes long first; else look how long somebody else has made it.
+        size: Option<ByteSize>,
+    },
+    /// Limit a disk from now on.
+    DiskLimit {
+        /// The disk's name.
+        disk: String,
+        /// What is not in here is not limited.
+        limit: LimitSettings,
+    },
+    /// Limit the entropy device from now on. What is not in here is not limited.
+    RngLimit(LimitSettings),
 }
 
 /// How long a guest may take to let go of a disk, unless it is said.
@@ -105,6 +121,22 @@ enum RemovalMode {
     Surprise,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiskResizeOptions {
+    disk: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    size: Option<ByteSize>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiskLimitOptions {
+    disk: String,
+    #[serde(default)]
+    limit: LimitSettings,
+}
+
 #[derive(Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum StopMode {
@@ -132,6 +164,17 @@ impl Action {
             Verb::Stop => stop(options(body)?),
             Verb::DiskAdd => disk_add(options(body)?),
             Verb::DiskRemove => disk_remove(options(body)?),
+            Verb::DiskResize => {
+                options(body).map(|DiskResizeOptions { disk, size }| Self::DiskResize { disk, size })
+            }
+            Verb::DiskLimit => {
+                let DiskLimitOptions { disk, limit } = options(body)?;
+                limit.limits().map(|_| Self::DiskLimit { disk, limit })
+            }
+            Verb::RngLimit => {
+                let limit: LimitSettings = options(body)?;
+                limit.limits().map(|_| Self::RngLimit(limit))
+            }
         }
     }
 
@@ -149,6 +192,9 @@ impl Action {
             Self::Stop | Self::StopGracefully { .. } => Verb::Stop,
             Self::DiskAdd(_) => Verb::DiskAdd,
             Self::DiskRemove { .. } => Verb::DiskRemove,
+            Self::DiskResize { .. } => Verb::DiskResize,
+            Self::DiskLimit { .. } => Verb::DiskLimit,
+            Self::RngLimit(_) => Verb::RngLimit,
         }
     }
 
@@ -183,6 +229,9 @@ impl Action {
                 };
                 serde_json::to_vec(&DiskRemoveOptions { disk, mode, timeout_ms })
             }
+            Self::DiskResize { disk, size } => serde_json::to_vec(&DiskResizeOptions { disk, size }),
+            Self::DiskLimit { disk, limit } => serde_json::to_vec(&DiskLimitOptions { disk, limit }),
+            Self::RngLimit(limit) => serde_json::to_vec(&limit),
             Self::Snapshot(SnapshotRequest { dir, memory_dir, then }) => {
                 serde_json::to_vec(&SnapshotOptions { dir, memory_dir, then })
             }
@@ -257,6 +306,7 @@ mod tests {
     #[test]
     fn what_is_written_is_what_is_read() {
         let timeout = Duration::from_millis(1500);
+        let limit = LimitSettings { bandwidth: Some(ByteSize(1 << 20)), ..LimitSettings::default() };
         for action in [
             Action::Pause,
             Action::Resume,
@@ -277,6 +327,11 @@ mod tests {
             Action::DiskAdd(Box::new("path=a.img,id=a,readonly,queues=2".parse().unwrap())),
             Action::DiskRemove { disk: "a".into(), removal: Removal::Surprise },
             Action::DiskRemove { disk: "a".into(), removal: Removal::Orderly { patience: timeout } },
+            Action::DiskResize { disk: "root".into(), size: None },
+            Action::DiskResize { disk: "root".into(), size: Some(ByteSize(3 << 9)) },
+            Action::DiskLimit { disk: "root".into(), limit },
+            Action::RngLimit(LimitSettings::default()),
+            Action::RngLimit(limit),
         ] {
             assert_eq!(Action::parse(action.verb(), &action.body()), Ok(action));
         }
@@ -304,6 +359,12 @@ mod tests {
         assert!(refused(Verb::DiskRemove, surprise).contains("orderly"));
         let waits = Action::parse(Verb::DiskRemove, br#"{"disk":"a"}"#).unwrap();
         assert_eq!(waits.patience(), Some(DEFAULT_REMOVAL_TIME));
+        assert!(refused(Verb::DiskResize, "").contains("disk"));
+        assert!(refused(Verb::DiskResize, r#"{"disk":"root","size":"1X"}"#).contains("X"));
+        assert!(
+            refused(Verb::DiskLimit, r#"{"disk":"root","limit":{"bandwidth":0}}"#).contains("bandwidth 0")
+        );
+        assert!(refused(Verb::RngLimit, r#"{"operations_burst":1}"#).contains("without operations"));
         let waits = Action::parse(Verb::Stop, br#"{"mode":"graceful"}"#).unwrap();
         assert_eq!(waits, Action::StopGracefully { timeout: Duration::from_secs(30) });
         assert!(waits.waits_for_guest() && !Action::Stop.waits_for_guest());

@@ -29,11 +29,17 @@ pub enum Verb {
     DiskAdd,
     /// Take a disk away.
     DiskRemove,
+    /// Tell the guest that a disk has another size.
+    DiskResize,
+    /// Limit a disk.
+    DiskLimit,
+    /// Limit the entropy device.
+    RngLimit,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::Pause,
         Self::Resume,
         Self::Power,
@@ -45,6 +51,9 @@ impl Verb {
         Self::Stop,
         Self::DiskAdd,
         Self::DiskRemove,
+        Self::DiskResize,
+        Self::DiskLimit,
+        Self::RngLimit,
     ];
 
     /// The word in a URL and on the command line.
@@ -61,6 +70,9 @@ impl Verb {
             Self::Stop => "stop",
             Self::DiskAdd => "disk-add",
             Self::DiskRemove => "disk-remove",
+            Self::DiskResize => "disk-resize",
+            Self::DiskLimit => "disk-limit",
+            Self::RngLimit => "rng-limit",
         }
     }
 }

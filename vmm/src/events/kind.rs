@@ -69,6 +69,10 @@ words! {
         DiskRequestTimeout = "disk_request_timeout",
         /// The guest has one disk less.
         DiskRemoved = "disk_removed",
+        /// The guest was told that a disk has another size.
+        DiskResized = "disk_resized",
+        /// A device has other limits.
+        Limited = "limited",
         /// A part failed.
         Error = "error",
     }

@@ -4,17 +4,19 @@ mod vector;
 mod wires;
 
 use super::MachineError;
+use super::handles::{DeviceHandle, Handles};
 use super::pci::Pci;
+use super::shown::Shown;
 use super::slots::SavedSlots;
 use crate::config::{Config, DiskConfig, Transport};
 use crate::monitor::Handle;
 use acpi_tables::Aml;
-use drystone_block::Block;
+use drystone_block::{Block, OnIoError};
 use drystone_bus::{Bus, SystemClock};
 use drystone_hypervisor::Vm;
 use drystone_lifecycle::{Cause, Orchestrator, Stage};
 use drystone_memory::RamView;
-use drystone_observe::{Log, Observe, Quota, Registry, Throttle};
+use drystone_observe::{Log, Quota, Registry, Throttle};
 use drystone_rng::{Rng, RngConfig};
 use drystone_runner::{Attachment, Doorbells, Runner};
 use drystone_state::Component;
@@ -34,6 +36,7 @@ const RUNNER: &str = "runner";
 /// The machine's virtio devices, and the threads that run them.
 pub(super) struct Virtio {
     slots: Vec<Slot>,
+    handles: Handles,
     runner: Option<Runner>,
     parts: Parts,
 }
@@ -83,7 +86,7 @@ pub(super) struct Parts {
 struct New {
     name: String,
     device: Box<dyn VirtioDevice<Memory>>,
-    observe: Arc<dyn Observe>,
+    handle: DeviceHandle,
     transport: Transport,
 }
 
@@ -95,15 +98,15 @@ impl Virtio {
         parts: Parts,
         saved: Option<&SavedSlots>,
     ) -> Result<Self, MachineError> {
-        let mut virtio = Self { slots: Vec::new(), runner: None, parts };
+        let mut virtio = Self { slots: Vec::new(), handles: Handles::default(), runner: None, parts };
         for (index, disk) in config.disk.iter().enumerate() {
             let new = virtio.disk(disk, index, config.transport)?;
             virtio.add(new, saved)?;
         }
         if config.rng {
-            let (device, observe) = Rng::open(&RngConfig::default())?;
-            let (name, transport) = ("rng".into(), config.transport);
-            virtio.add(New { name, device: Box::new(device), observe, transport }, saved)?;
+            let (device, handle) = Rng::open(&RngConfig::default(), Arc::new(SystemClock::new()))?;
+            let (name, transport, handle) = (RNG.into(), config.transport, DeviceHandle::Rng(handle));
+            virtio.add(New { name, device: Box::new(device), handle, transport }, saved)?;
         }
         Ok(virtio)
     }
@@ -115,7 +118,7 @@ impl Virtio {
         Ok(New {
             name: block_name(&block.id),
             device: Box::new(device),
-            observe: Arc::new(handle),
+            handle: DeviceHandle::Disk(handle),
             transport: disk.transport.unwrap_or(transport),
         })
     }
@@ -133,7 +136,7 @@ impl Virtio {
 
     /// Makes a device that runs as soon as a driver asks it to.
     fn make(&mut self, new: New) -> Result<Slot, MachineError> {
-        let New { name, device, observe, transport } = new;
+        let New { name, device, handle, transport } = new;
         let queues = device.describe().queue_sizes.len();
         let doorbells = Arc::new(Doorbells::new(queues).map_err(MachineError::DeviceEvent)?);
         let throttle = || Throttle::new(self.parts.log.named(&name), Quota::default());
@@ -149,7 +152,9 @@ impl Virtio {
             }
         };
         let attachment = self.runner()?.attach(place.core(), &doorbells)?;
-        self.parts.registry.add(&name, observe)?;
+        let shown = Shown { handle: handle.clone(), core: place.core().clone() };
+        self.parts.registry.add(&name, Arc::new(shown))?;
+        self.handles.add(&name, handle);
         Ok(Slot { name, attachment, place })
     }
 
@@ -172,6 +177,11 @@ impl Virtio {
             orchestrator.add(Stage::Backends, RUNNER, Arc::new(runner.clone()))?;
         }
         Ok(())
+    }
+
+    /// What can be set on them while the machine runs.
+    pub(super) fn handles(&self) -> Handles {
+        self.handles.clone()
     }
 
     /// What the guest finds those by that are not on PCI.
@@ -215,6 +225,7 @@ impl Virtio {
             }
             Err(error) => {
                 self.parts.registry.remove(&component);
+                self.handles.remove(&component);
                 Err(error)
             }
         }
@@ -254,6 +265,7 @@ impl Virtio {
         let Slot { name, attachment, place } = self.slots.remove(at);
         orchestrator.remove(&name);
         self.parts.registry.remove(&name);
+        self.handles.remove(&name);
         drop(attachment);
         // A device that is pulled may have work in flight, and a stuck back end is reported by the core.
         let _ = place.core().reset();
@@ -292,7 +304,10 @@ impl Virtio {
 /// What a disk's name begins with among the machine's parts.
 const BLOCK: &str = "block.";
 
-fn block_name(id: &str) -> String {
+/// The entropy device's name among the machine's parts.
+pub(super) const RNG: &str = "rng";
+
+pub(super) fn block_name(id: &str) -> String {
     format!("{BLOCK}{id}")
 }
 
@@ -304,7 +319,13 @@ fn host(handle: &Handle) -> drystone_block::Host {
     let handle = handle.clone();
     drystone_block::Host {
         clock: Arc::new(SystemClock::new()),
-        on_failure: Arc::new(move |failure| handle.end(Cause::Fault(failure.to_string()))),
+        on_failure: Arc::new(move |failure| {
+            let cause = Cause::Fault(failure.to_string());
+            match failure.policy {
+                OnIoError::Pause => handle.pause(cause),
+                _ => handle.end(cause),
+            }
+        }),
     }
 }
 

@@ -2,9 +2,9 @@ use super::engine::{Built, Engine};
 use super::exits;
 use crate::config::Config;
 use crate::control::{self, Action, Info, SnapshotProgress, VerbError, Verbs};
-use crate::events::{History, Journal};
+use crate::events::{EventKind, History, Journal};
 use crate::log::Log;
-use crate::machine::{Booted, Machine, Origin};
+use crate::machine::{Booted, HandleError, Handles, Machine, Origin};
 use crate::monitor::{Handle, Request, RequestError, mailbox};
 use crate::registry::VmId;
 use crate::snapshot::SnapshotError;
@@ -48,6 +48,8 @@ fn build(config: &Config, id: &VmId, log: &Log, origin: Origin<'_>) -> Result<Bu
     let config = &Config { id: Some(id.to_string()), ..config.clone() };
     let (machine, console) =
         Machine::assemble(config, &kvm, &handle, &journal, origin).map_err(|e| e.to_string())?;
+    let exits = Arc::new(exits::Exits(machine.vcpus()));
+    machine.registry().add("vcpu", exits).map_err(|e| e.to_string())?;
     let booted = machine.booted().clone();
     log.info(&booted);
     let verbs = Arc::new(Running {
@@ -60,8 +62,9 @@ fn build(config: &Config, id: &VmId, log: &Log, origin: Origin<'_>) -> Result<Bu
         vcpus: machine.vcpus(),
         msrs: machine.msrs(),
         registry: machine.registry(),
+        handles: machine.handles(),
         handle: handle.clone(),
-        history: journal.history(),
+        journal,
     });
     Ok(Built {
         verbs,
@@ -83,7 +86,8 @@ struct Running {
     vcpus: Arc<VcpuSet>,
     msrs: Arc<MsrBank>,
     handle: Handle,
-    history: History,
+    handles: Handles,
+    journal: Journal,
     registry: Registry,
 }
 
@@ -114,7 +118,7 @@ impl Verbs for Running {
     }
 
     fn history(&self) -> History {
-        self.history.clone()
+        self.journal.history()
     }
 
     fn act(&self, action: Action) -> Result<Info, VerbError> {
@@ -135,6 +139,21 @@ impl Verbs for Running {
             }
             Action::DiskAdd(disk) => Request::AddDisk(disk),
             Action::DiskRemove { disk, removal } => Request::RemoveDisk(disk, removal),
+            Action::DiskResize { disk, size } => {
+                let resized = self.handles.resize_disk(&disk, size.map(|s| s.0));
+                return self
+                    .set(EventKind::DiskResized, resized.map(|bytes| format!("{disk} to {bytes} bytes")));
+            }
+            Action::DiskLimit { disk, limit } => {
+                let limits = limit.limits().map_err(VerbError::Illegal)?;
+                let limited = self.handles.limit_disk(&disk, limits);
+                return self.set(EventKind::Limited, limited.map(|()| format!("disk {disk} to {limit}")));
+            }
+            Action::RngLimit(limit) => {
+                let limits = limit.limits().map_err(VerbError::Illegal)?;
+                let limited = self.handles.limit_rng(limits);
+                return self.set(EventKind::Limited, limited.map(|()| format!("rng to {limit}")));
+            }
         };
         match self.handle.request(request) {
             // Somebody else was quicker, and what was wanted is so.
@@ -153,6 +172,20 @@ impl Verbs for Running {
                 | RequestError::Overdue(_)),
             ) => Err(VerbError::Failed(e.to_string())),
             Err(e) => Err(VerbError::Illegal(e.to_string())),
+        }
+    }
+}
+
+impl Running {
+    /// Tells of what was set on a device; answers for what was not.
+    fn set(&self, event: EventKind, done: Result<String, HandleError>) -> Result<Info, VerbError> {
+        match done {
+            Ok(detail) => {
+                self.journal.note(event, Some(detail));
+                Ok(self.info())
+            }
+            Err(e) if e.is_refusal() => Err(VerbError::Illegal(e.to_string())),
+            Err(e) => Err(VerbError::Failed(e.to_string())),
         }
     }
 }

@@ -43,8 +43,13 @@ pub enum OnIoError {
     /// The guest is told (VIRTIO_BLK_S_IOERR), and does what it does with a broken disk.
     #[default]
     Report,
-    /// The guest is not told: its queue stands still, and the VMM is told, to stop or pause the machine. The request is
-    /// tried again when a paused machine resumes.
+    /// A write or a flush is answered as if it had been done: for content that may be lost, such as a scratch disk. There is
+    /// nothing that a failed read could be answered with: it is reported.
+    Ignore,
+    /// The guest is not told: its queue stands still, and the VMM is told, to pause the machine. The request is tried again
+    /// when the machine resumes: for a host whose disk is full until somebody makes room.
+    Pause,
+    /// As [`Pause`](Self::Pause), but the VMM is to stop the machine.
     Stop,
 }
 

@@ -1,6 +1,6 @@
 use crate::shared::Shared;
 use crate::worker::Queue;
-use crate::{BlockConfig, BlockError, BlockHandle, Engine, RawDisk, SyncEngine, space};
+use crate::{BlockConfig, BlockError, BlockHandle, Engine, OnIoError, RawDisk, SyncEngine, space};
 use drystone_bus::Clock;
 use drystone_memory::Mem;
 use drystone_state::PersistDyn;
@@ -15,7 +15,7 @@ const TYPE: u32 = 2;
 /// Messages that wait at most: an operator's, while the machine is paused.
 const MAX_MESSAGES: usize = 16;
 
-/// A request that the host failed, and that the guest was not told of because of [`OnIoError::Stop`](crate::OnIoError::Stop).
+/// A request that the host failed, and that the guest was not told of: the machine is to be paused or stopped.
 #[derive(Debug, thiserror::Error)]
 #[error("disk `{id}`: cannot {what}: {cause}")]
 #[non_exhaustive]
@@ -26,9 +26,11 @@ pub struct IoFailure {
     pub what: &'static str,
     /// What the host said.
     pub cause: io::Error,
+    /// What is to happen: [`OnIoError::Pause`] or [`OnIoError::Stop`].
+    pub policy: OnIoError,
 }
 
-/// Hears of failures that are to stop the machine. Called from workers, under locks of the core: it must not wait, and must
+/// Hears of failures that are to pause or stop the machine. Called from workers, under locks of the core: it must not wait, and must
 /// not call the device.
 pub(crate) type OnFailure = Arc<dyn Fn(&IoFailure) + Send + Sync>;
 
@@ -37,8 +39,7 @@ pub(crate) type OnFailure = Arc<dyn Fn(&IoFailure) + Send + Sync>;
 pub struct Host {
     /// For rate limits.
     pub clock: Arc<dyn Clock>,
-    /// Hears of failures that are to stop or pause the machine: see [`OnIoError::Stop`](crate::OnIoError::Stop). Called from
-    /// workers, under locks of the core: it must not wait for the machine, and must not call the device.
+    /// Hears of failures that are to pause or stop the machine, as [`IoFailure::policy`] says. Called from workers, under locks of the core: it must not wait for the machine, and must not call the device.
     pub on_failure: Arc<dyn Fn(&IoFailure) + Send + Sync>,
 }
 

@@ -1,6 +1,6 @@
 use crate::fd::{Lock, lock, read_at, write_at};
 use crate::request::SECTOR;
-use crate::{BlockConfig, BlockError};
+use crate::{BlockConfig, BlockError, GrowError};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -60,6 +60,27 @@ impl RawDisk {
     pub fn size(&self) -> io::Result<u64> {
         // Works for block devices too; nothing else uses the file's position.
         (&self.file).seek(SeekFrom::End(0))
+    }
+
+    /// Makes the file `bytes` long; what is new reads as zeros, and takes no room until it is written.
+    ///
+    /// # Errors
+    /// [`GrowError`]; the file is as it was then.
+    pub fn grow(&self, bytes: u64) -> Result<(), GrowError> {
+        if self.read_only {
+            return Err(GrowError::ReadOnly);
+        }
+        if !self.file.metadata()?.is_file() {
+            return Err(GrowError::NotAFile);
+        }
+        if !bytes.is_multiple_of(SECTOR) {
+            return Err(GrowError::NotSectors(bytes));
+        }
+        let now = self.size()?;
+        if bytes < now {
+            return Err(GrowError::Smaller { bytes, now });
+        }
+        Ok(self.file.set_len(bytes)?)
     }
 
     /// Whether nobody can write through it.

@@ -59,6 +59,32 @@ pub enum BlockError {
     },
 }
 
+/// Why a disk's file was not made larger.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrowError {
+    /// It was opened for reading.
+    #[error("it is read only")]
+    ReadOnly,
+    /// A block device has the size that it has.
+    #[error("it is not a file: whoever made it changes its size, and then it is looked at again")]
+    NotAFile,
+    /// Not a whole number of sectors.
+    #[error("{0} bytes are not a multiple of 512")]
+    NotSectors(u64),
+    /// Data would be lost.
+    #[error("it has {now} bytes, and {bytes} are less: a guest's data is not cut off here")]
+    Smaller {
+        /// What was asked for.
+        bytes: u64,
+        /// What it has.
+        now: u64,
+    },
+    /// The host refused.
+    #[error(transparent)]
+    Host(#[from] io::Error),
+}
+
 /// Why a disk has not another size.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -70,6 +96,14 @@ pub enum ResizeError {
         id: String,
         /// What the host said.
         cause: io::Error,
+    },
+    /// The file cannot be made larger.
+    #[error("disk `{id}`: cannot make it larger: {cause}")]
+    Grow {
+        /// The disk.
+        id: String,
+        /// Why.
+        cause: GrowError,
     },
     /// The device does not take it.
     #[error("disk `{id}`: cannot tell the device: {cause}")]

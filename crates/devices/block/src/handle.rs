@@ -2,7 +2,7 @@ use crate::counters::Sums;
 use crate::device::Message;
 use crate::request::SECTOR;
 use crate::shared::Shared;
-use crate::{BlockCounters, RawDisk, ResizeError};
+use crate::{BlockCounters, GrowError, RawDisk, ResizeError};
 use drystone_limit::LimitConfig;
 use drystone_observe::{Observe, Visitor};
 use drystone_virtio::{Postbox, Timer};
@@ -20,6 +20,19 @@ pub struct BlockHandle {
 }
 
 impl BlockHandle {
+    /// Makes the file `bytes` long and tells the guest. A machine that is paused hears of it when it runs.
+    ///
+    /// # Errors
+    /// [`ResizeError`]; the guest was told of nothing then.
+    pub fn grow(&self, bytes: u64) -> Result<(), ResizeError> {
+        let grown = match &self.disk {
+            Some(disk) => disk.grow(bytes),
+            None => Err(GrowError::NotAFile),
+        };
+        grown.map_err(|cause| ResizeError::Grow { id: self.shared.id.clone(), cause })?;
+        self.set_size(bytes)
+    }
+
     /// Looks how large the file is now and tells the guest. Somebody has changed its size before: this never does.
     ///
     /// A guest that still uses what lies past a new, smaller end gets I/O errors there. Returns the size in bytes.
@@ -52,6 +65,11 @@ impl BlockHandle {
         self.shared.limiter.configure(limit);
         // Those that wait have set their timers by the old rates.
         self.timers.iter().for_each(|timer| timer.set(Duration::ZERO));
+    }
+
+    /// The rate limits that hold now.
+    pub fn limit(&self) -> LimitConfig {
+        self.shared.limiter.config()
     }
 
     /// The size that the guest sees, in bytes.

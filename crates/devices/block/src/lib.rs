@@ -25,7 +25,7 @@ pub use counters::BlockCounters;
 pub use device::{Block, Host, IoFailure};
 pub use disk::RawDisk;
 pub use engine::{Done, Engine, EngineError, Job, Operation, SyncEngine};
-pub use error::{BlockError, ResizeError};
+pub use error::{BlockError, GrowError, ResizeError};
 pub use handle::BlockHandle;
 pub use request::MAX_REQUEST;
 pub use state::BlockState;

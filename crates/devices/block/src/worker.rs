@@ -2,7 +2,7 @@ use crate::request::{Request, Status, answer};
 use crate::shared::Shared;
 use crate::space::{F_CONFIG_WCE, F_FLUSH};
 use crate::{BlockCounters, Done, Engine, EngineError, IoFailure, Job, OnIoError, Operation};
-use drystone_limit::{Cost, Ticket};
+use drystone_limit::{Cost, Gate, Passage};
 use drystone_memory::Mem;
 use drystone_virtio::{Chain, Cx, Fault, RingRef, Source, Timer, Worker};
 use std::io;
@@ -18,26 +18,23 @@ pub(crate) struct Queue<M: Mem> {
     engine: Box<dyn Engine<M>>,
     shared: Arc<Shared>,
     timer: Timer,
-    /// Waits for a rate limit. Nothing is taken from the ring meanwhile, so it is the one that was popped last.
-    waiting: Option<Waiting>,
+    /// Where one waits for a rate limit. Nothing is taken from the ring meanwhile, so it is the one that was popped last.
+    gate: Gate<Admitted>,
     /// Failed by the host, and the guest is not to know. Nothing is taken from the ring until the machine was paused.
     failed: Vec<Job<M>>,
     /// How many requests were taken from the ring, less those put back.
     popped: u64,
 }
 
-struct Waiting {
-    chain: Chain,
-    request: Request,
-    ticket: Ticket,
-}
+/// A request that makes sense.
+type Admitted = (Chain, Request);
 
 /// The host's failure, to be reported when the ring is closed.
 type Failure = Option<(&'static str, io::Error)>;
 
 impl<M: Mem> Queue<M> {
     pub fn new(index: u16, engine: Box<dyn Engine<M>>, shared: Arc<Shared>, timer: Timer) -> Self {
-        Self { index, engine, shared, timer, waiting: None, failed: Vec::new(), popped: 0 }
+        Self { index, engine, shared, timer, gate: Gate::default(), failed: Vec::new(), popped: 0 }
     }
 
     pub fn index(&self) -> u16 {
@@ -77,40 +74,38 @@ impl<M: Mem> Queue<M> {
     }
 
     /// The next request that may begin now.
-    fn next(&mut self, ring: &mut RingRef<'_, M>) -> Result<Option<(Chain, Request)>, Fault> {
-        if let Some(waiting) = self.waiting.take() {
-            return Ok(self.admit(waiting));
-        }
-        loop {
-            let Some(chain) = ring.pop()? else { return Ok(None) };
-            self.popped = self.popped.wrapping_add(1);
-            let request = match Request::parse(ring, &chain, &self.shared) {
-                Ok(request) => request,
-                Err(status) => {
-                    self.refuse(ring, chain, status)?;
-                    continue;
-                }
-            };
-            match self.shared.limiter.take(Cost { bytes: request.bytes() }) {
-                Ok(()) => return Ok(Some((chain, request))),
-                Err(ticket) => {
+    fn next(&mut self, ring: &mut RingRef<'_, M>) -> Result<Option<Admitted>, Fault> {
+        let passage = match self.gate.retry(&self.shared.limiter) {
+            Some(passage) => passage,
+            None => {
+                let Some((chain, request)) = self.pop(ring)? else { return Ok(None) };
+                let cost = Cost { bytes: request.bytes() };
+                let passage = self.gate.enter(&self.shared.limiter, (chain, request), cost);
+                if self.gate.is_taken() {
                     self.count().throttled.increment();
-                    return Ok(self.admit(Waiting { chain, request, ticket }));
                 }
+                passage
+            }
+        };
+        match passage {
+            Passage::Now(admitted) => Ok(Some(admitted)),
+            Passage::After(wait) => {
+                self.timer.set(wait);
+                Ok(None)
             }
         }
     }
 
-    /// Gives a request back whose time has come; any other waits on.
-    fn admit(&mut self, waiting: Waiting) -> Option<(Chain, Request)> {
-        match self.shared.limiter.ready(&waiting.ticket) {
-            Ok(()) => Some((waiting.chain, waiting.request)),
-            Err(wait) => {
-                self.timer.set(wait);
-                self.waiting = Some(waiting);
-                None
+    /// The next request that makes sense; others are answered.
+    fn pop(&mut self, ring: &mut RingRef<'_, M>) -> Result<Option<Admitted>, Fault> {
+        while let Some(chain) = ring.pop()? {
+            self.popped = self.popped.wrapping_add(1);
+            match Request::parse(ring, &chain, &self.shared) {
+                Ok(request) => return Ok(Some((chain, request))),
+                Err(status) => self.refuse(ring, chain, status)?,
             }
         }
+        Ok(None)
     }
 
     fn refuse(&self, ring: &mut RingRef<'_, M>, chain: Chain, status: Status) -> Result<(), Fault> {
@@ -194,14 +189,18 @@ impl<M: Mem> Queue<M> {
             Operation::Flush => "flush",
         };
         match self.shared.on_io_error {
-            OnIoError::Report => {
+            OnIoError::Ignore if !matches!(job.operation, Operation::Read { .. }) => {
+                failure.get_or_insert((what, cause));
+                answer(ring, self.index, job.chain, Status::Ok, 0)
+            }
+            OnIoError::Report | OnIoError::Ignore => {
                 failure.get_or_insert((what, cause));
                 answer(ring, self.index, job.chain, Status::IoError, 0)
             }
-            OnIoError::Stop => {
+            policy @ (OnIoError::Pause | OnIoError::Stop) => {
                 self.failed.push(job);
                 let id = self.shared.id.clone();
-                (self.shared.on_failure)(&IoFailure { id, what, cause });
+                (self.shared.on_failure)(&IoFailure { id, what, cause, policy });
                 Ok(())
             }
         }
@@ -210,8 +209,7 @@ impl<M: Mem> Queue<M> {
     /// Puts requests back that were not done, the last one first. One that later ones have overtaken cannot go back: the
     /// guest is told.
     fn put_back(&mut self, ring: &mut RingRef<'_, M>) -> Result<(), Fault> {
-        if let Some(Waiting { chain, request: _, ticket }) = self.waiting.take() {
-            self.shared.limiter.cancel(ticket);
+        if let Some((chain, _)) = self.gate.give_up(&self.shared.limiter) {
             self.popped = self.popped.wrapping_sub(1);
             ring.unpop(chain)?;
         }
@@ -258,9 +256,7 @@ impl<M: Mem> Worker<M> for Queue<M> {
         Ok(())
     }
     fn cancel(&mut self) {
-        if let Some(waiting) = self.waiting.take() {
-            self.shared.limiter.cancel(waiting.ticket);
-        }
+        drop(self.gate.give_up(&self.shared.limiter));
         self.failed.clear();
         self.engine.cancel();
         self.timer.clear();

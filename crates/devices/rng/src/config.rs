@@ -1,3 +1,4 @@
+use drystone_limit::LimitConfig;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -7,11 +8,13 @@ use std::path::PathBuf;
 pub struct RngConfig {
     /// A file to read from; `/dev/urandom`. It must not make a reader wait: `/dev/random` and `/dev/hwrng` may.
     pub source: PathBuf,
+    /// How fast the guest is served: bytes given, and requests.
+    pub limit: LimitConfig,
 }
 
 impl Default for RngConfig {
     fn default() -> Self {
-        Self { source: "/dev/urandom".into() }
+        Self { source: "/dev/urandom".into(), limit: LimitConfig::default() }
     }
 }
 

@@ -8,7 +8,11 @@
 mod config;
 mod counters;
 mod device;
+mod handle;
+mod state;
 
 pub use config::{RngConfig, RngError};
 pub use counters::RngCounters;
 pub use device::Rng;
+pub use handle::RngHandle;
+pub use state::RngState;

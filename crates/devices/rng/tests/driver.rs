@@ -1,7 +1,9 @@
 //! A driver that we did not write, sources that fail, and moving.
 #![allow(clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use drystone_rng::{Rng, RngConfig, RngCounters};
+use drystone_bus::{ManualClock, SystemClock};
+use drystone_limit::{LimitConfig, Rate};
+use drystone_rng::{Rng, RngConfig, RngHandle};
 use drystone_state::{Component, Persist};
 use drystone_testkit::virtio::{
     Arena, DriverRing, Edges, Foreign, ForeignHal, Log, MmioPort, Pump, Ram, Transport, WRITE, bring_up, ram,
@@ -19,16 +21,18 @@ struct Machine {
     port: MmioPort<Ram>,
     pump: Arc<Pump>,
     log: Arc<Log>,
-    counters: Arc<RngCounters>,
+    handle: RngHandle,
+    clock: Arc<ManualClock>,
 }
 
 fn machine(memory: &Ram, source: Box<dyn Read + Send>) -> Machine {
     let (pump, log) = (Arc::new(Pump::default()), Arc::new(Log::default()));
-    let (rng, counters) = Rng::new(source).unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let (rng, handle) = Rng::new(source, LimitConfig::default(), clock.clone()).unwrap();
     let config = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };
     let host = Host { observer: log.clone(), ..Host::new(pump.clone()) };
     let mmio = Mmio::new(config, Box::new(rng), memory.clone(), Arc::new(Edges::default()), host).unwrap();
-    Machine { port: MmioPort(Arc::new(mmio)), pump, log, counters }
+    Machine { port: MmioPort(Arc::new(mmio)), pump, log, handle, clock }
 }
 
 impl Machine {
@@ -54,7 +58,7 @@ impl Read for Count {
 fn a_foreign_driver_gets_the_bytes_of_the_source() {
     within(Duration::from_secs(120), || {
         let memory = ram(4 << 20);
-        let Machine { port, pump, counters, .. } = machine(&memory, Box::new(Count(0)));
+        let Machine { port, pump, handle, .. } = machine(&memory, Box::new(Count(0)));
         let _arena = Arena::new(&memory, 0x10_0000, 4 << 20);
         let core = port.0.core().clone();
         let transport = Foreign::new(port, move || pump.run(&core, 64));
@@ -68,6 +72,7 @@ fn a_foreign_driver_gets_the_bytes_of_the_source() {
                 expected = expected.wrapping_add(1);
             }
         }
+        let counters = handle.counters();
         assert_eq!((counters.requests.get(), counters.bytes.get(), counters.errors.get()), (4, 1341, 0));
     });
 }
@@ -121,7 +126,7 @@ fn a_source_that_fails_costs_the_guest_nothing_but_time() {
         }
         m.kick();
         assert_eq!(
-            (d.used_index(), m.port.status(), m.counters.errors.get()),
+            (d.used_index(), m.port.status(), m.handle.counters().errors.get()),
             (0, 0x0f, 1),
             "no fault, no answer"
         );
@@ -136,7 +141,10 @@ fn a_source_that_fails_costs_the_guest_nothing_but_time() {
             epoll.wait(30_000, &mut [event]).unwrap() == 1
         };
         assert!(fires());
-        assert_eq!((m.port.0.core().ready(0, source.token), m.counters.errors.get()), (Next::Idle, 2));
+        assert_eq!(
+            (m.port.0.core().ready(0, source.token), m.handle.counters().errors.get()),
+            (Next::Idle, 2)
+        );
         // A pause is not held up by it, and whoever restores it serves what is in the ring.
         m.port.0.pause().unwrap();
         let state = m.port.0.save().unwrap();
@@ -161,7 +169,7 @@ fn what_there_was_before_the_failure_is_given() {
     d.add(&[(0x40000, 8, WRITE)], false).unwrap();
     m.kick();
     assert_eq!((d.take().unwrap().1, d.take()), (3, None));
-    assert_eq!((m.log.take().len(), m.counters.bytes.get()), (1, 3));
+    assert_eq!((m.log.take().len(), m.handle.counters().bytes.get()), (1, 3));
 }
 
 #[test]
@@ -179,6 +187,59 @@ fn requests_in_the_ring_go_along_when_the_machine_moves() {
     new.port.0.resume().unwrap();
     new.pump.run(new.port.0.core(), 8);
     assert_eq!(d.take().unwrap().1, 8);
+}
+
+#[test]
+fn a_limit_holds_requests_back_and_changes_while_they_wait() {
+    let memory = ram(1 << 20);
+    let m = machine(&memory, Box::new(Count(0)));
+    let mut d = DriverRing::new(&memory, 0x10000, 16, false);
+    bring_up(&m.port, &[&d], 0);
+    let slow = |per_second| LimitConfig { bandwidth: Rate::new(per_second), operations: None };
+    m.handle.set_limit(slow(1000)); // and a burst of 50
+    assert_eq!(m.handle.limit(), slow(1000));
+    for _ in 0..3 {
+        d.add(&[(0x40000, 50, WRITE)], false).unwrap();
+    }
+    m.kick();
+    assert_eq!((d.take().unwrap().1, d.take(), m.handle.counters().throttled.get()), (50, None, 1));
+    let wake = |m: &Machine| {
+        let source = m.port.0.core().lane(0).unwrap().sources[0].clone();
+        assert_eq!(m.port.0.core().ready(0, source.token), Next::Idle);
+    };
+    m.clock.advance(Duration::from_millis(49));
+    wake(&m);
+    assert_eq!(d.take(), None);
+
+    // While the machine is paused no time passes, and the request is in the ring.
+    m.port.0.pause().unwrap();
+    let state = m.port.0.save().unwrap();
+    assert_eq!(state.core.queues[0].next_avail, 1);
+    m.clock.advance(Duration::from_secs(3600));
+    m.port.0.resume().unwrap();
+    m.kick();
+    assert_eq!(d.take(), None, "an hour's pause is no rest");
+    m.clock.advance(Duration::from_millis(1));
+    wake(&m);
+    assert_eq!((d.take().unwrap().1, d.take()), (50, None));
+    m.handle.set_limit(LimitConfig::default());
+    wake(&m);
+    assert_eq!(d.take().unwrap().1, 50, "nothing holds it any more");
+
+    // A reset takes the time of what it drops with it.
+    m.handle.set_limit(slow(1000));
+    for _ in 0..2 {
+        d.add(&[(0x40000, 50, WRITE)], false).unwrap();
+    }
+    m.kick();
+    d = DriverRing::new(&memory, 0x10000, 16, false);
+    bring_up(&m.port, &[&d], 0);
+    d.add(&[(0x40000, 50, WRITE)], false).unwrap();
+    m.kick();
+    assert_eq!(d.take(), None, "a reset is no burst");
+    m.clock.advance(Duration::from_millis(50));
+    wake(&m);
+    assert_eq!(d.take().unwrap().1, 50);
 }
 
 /// A source that says it has read more than it was asked for.
@@ -203,7 +264,7 @@ fn a_source_that_lies_is_not_believed() {
 fn it_reads_the_hosts_random_bytes_and_says_what_it_cannot_open() {
     let memory = ram(1 << 20);
     let seen: Mutex<Vec<u64>> = Mutex::default();
-    let (rng, _) = Rng::open(&RngConfig::default()).unwrap();
+    let (rng, _) = Rng::open(&RngConfig::default(), Arc::new(SystemClock::new())).unwrap();
     let pump = Arc::new(Pump::default());
     let config = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };
     let host = Host::new(pump.clone());
@@ -222,6 +283,7 @@ fn it_reads_the_hosts_random_bytes_and_says_what_it_cannot_open() {
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen.len(), 8, "eight equal in 2^64 are no accident");
-    let error = Rng::open(&RngConfig { source: "/nonexistent".into() }).err().unwrap().to_string();
+    let config = RngConfig { source: "/nonexistent".into(), ..RngConfig::default() };
+    let error = Rng::open(&config, Arc::new(SystemClock::new())).err().unwrap().to_string();
     assert!(error.starts_with("entropy device: cannot open /nonexistent: "), "{error}");
 }

@@ -6,6 +6,8 @@ use crate::virtio::{
     World,
 };
 use crate::virtio::{bring_up, ops, ram, ram_of};
+use drystone_bus::ManualClock;
+use drystone_limit::LimitConfig;
 use drystone_rng::Rng;
 use drystone_state::{Component, Persist};
 use drystone_virtio::{
@@ -35,7 +37,8 @@ impl Read for Uneven {
 }
 
 fn entropy(memory: &Ram, edges: Arc<Edges>, host: Host) -> Mmio<Ram> {
-    let (rng, _) = Rng::new(Box::new(Uneven(0))).unwrap();
+    let (rng, _) =
+        Rng::new(Box::new(Uneven(0)), LimitConfig::default(), Arc::new(ManualClock::default())).unwrap();
     Mmio::new(config(), Box::new(rng), memory.clone(), edges, host).unwrap()
 }
 

@@ -1,5 +1,6 @@
 use super::status::{DRIVER_OK, NEEDS_RESET};
 use crate::{Event, Interrupts, Observer};
+use drystone_observe::Counter;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
@@ -9,11 +10,19 @@ pub(crate) struct Shared {
     observer: Arc<dyn Observer>,
     pub status: AtomicU8,
     pub generation: AtomicU32,
+    /// How often a lane was stopped.
+    pub faults: Counter,
 }
 
 impl Shared {
     pub fn new(interrupts: Arc<dyn Interrupts>, observer: Arc<dyn Observer>) -> Self {
-        Self { interrupts, observer, status: AtomicU8::new(0), generation: AtomicU32::new(0) }
+        Self {
+            interrupts,
+            observer,
+            status: AtomicU8::new(0),
+            generation: AtomicU32::new(0),
+            faults: Counter::default(),
+        }
     }
 
     pub fn event(&self, event: &Event<'_>) {

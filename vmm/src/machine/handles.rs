@@ -1,0 +1,120 @@
+use super::virtio::{RNG, block_name};
+use drystone_block::{BlockHandle, GrowError, ResizeError};
+use drystone_limit::LimitConfig;
+use drystone_observe::{Observe, Visitor};
+use drystone_rng::RngHandle;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a virtio device is set by, and asked what it counted.
+#[derive(Clone)]
+pub(super) enum DeviceHandle {
+    Disk(BlockHandle),
+    Rng(RngHandle),
+}
+
+impl DeviceHandle {
+    /// The limits that hold now.
+    pub(super) fn limit(&self) -> LimitConfig {
+        match self {
+            Self::Disk(disk) => disk.limit(),
+            Self::Rng(rng) => rng.limit(),
+        }
+    }
+}
+
+impl Observe for DeviceHandle {
+    fn observe(&self, to: &mut Visitor<'_>) {
+        match self {
+            Self::Disk(disk) => disk.observe(to),
+            Self::Rng(rng) => rng.observe(to),
+        }
+    }
+}
+
+/// What can be set on a machine's virtio devices while it runs or is paused, from any thread: a device's handle tells its
+/// worker, and nobody waits. Clones are the same; devices come and go.
+#[derive(Clone, Default)]
+pub struct Handles(Arc<Mutex<BTreeMap<String, DeviceHandle>>>);
+
+/// Why something was not set.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandleError {
+    /// No such disk.
+    #[error("there is no disk `{0}`")]
+    NoDisk(String),
+    /// The machine was made without.
+    #[error("there is no entropy device")]
+    NoRng,
+    /// The disk's file, or its device, does not take it.
+    #[error(transparent)]
+    Resize(#[from] ResizeError),
+}
+
+impl HandleError {
+    /// Whether what was asked for makes no sense, rather than having failed.
+    pub fn is_refusal(&self) -> bool {
+        !matches!(
+            self,
+            Self::Resize(ResizeError::Size { .. } | ResizeError::Grow { cause: GrowError::Host(_), .. })
+        )
+    }
+}
+
+impl Handles {
+    /// A device has come, under its name among the machine's parts.
+    pub(super) fn add(&self, part: &str, handle: DeviceHandle) {
+        self.lock().insert(part.into(), handle);
+    }
+
+    /// A device has gone: nothing of it is held here any more.
+    pub(super) fn remove(&self, part: &str) {
+        self.lock().remove(part);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, DeviceHandle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn disk(&self, name: &str) -> Result<BlockHandle, HandleError> {
+        match self.lock().get(&block_name(name)) {
+            Some(DeviceHandle::Disk(disk)) => Ok(disk.clone()),
+            _ => Err(HandleError::NoDisk(name.into())),
+        }
+    }
+
+    /// Makes the disk's file `size` bytes long, or else looks how long it is, and tells the guest. Returns its size in bytes.
+    ///
+    /// # Errors
+    /// [`HandleError`]; the guest was told of nothing then.
+    pub fn resize_disk(&self, name: &str, size: Option<u64>) -> Result<u64, HandleError> {
+        let disk = self.disk(name)?;
+        Ok(match size {
+            Some(size) => disk.grow(size).map(|()| size)?,
+            None => disk.reread_size()?,
+        })
+    }
+
+    /// Other limits for a disk from now on.
+    ///
+    /// # Errors
+    /// [`HandleError::NoDisk`].
+    pub fn limit_disk(&self, name: &str, limit: LimitConfig) -> Result<(), HandleError> {
+        self.disk(name).map(|disk| disk.set_limit(limit))
+    }
+
+    /// Other limits for the entropy device from now on.
+    ///
+    /// # Errors
+    /// [`HandleError::NoRng`].
+    pub fn limit_rng(&self, limit: LimitConfig) -> Result<(), HandleError> {
+        match self.lock().get(RNG) {
+            Some(DeviceHandle::Rng(rng)) => {
+                rng.set_limit(limit);
+                Ok(())
+            }
+            _ => Err(HandleError::NoRng),
+        }
+    }
+}
