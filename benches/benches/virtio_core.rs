@@ -46,9 +46,10 @@ impl<M: Mem> Worker<M> for SumQueue {
             }
         } else {
             while let Some(chain) = ring.pop()? {
-                let (from, to) = (chain.readable()[0].addr, chain.writable()[0].addr);
-                let value: u128 = ring.memory().read_obj(from)?;
-                ring.memory().write_obj(value as u64 + 1, to)?;
+                let mut value = [0; 16];
+                ring.read(&chain, 0, &mut value)?;
+                let sum = u128::from_le_bytes(value) as u64 + 1;
+                ring.write(&chain, 0, &sum.to_le_bytes())?;
                 ring.complete(chain, 8)?;
             }
         }
@@ -305,7 +306,7 @@ fn latency(memory: &Ram) {
     println!("\nkick to used index, across threads: median {:.1} us, p99 {:.1} us", all[5000], all[9900]);
 }
 
-/// For callgrind, with `--toggle-collect='*serve_only*'`: 100 batches.
+/// For callgrind: `--callgrind WAY [BATCH]`, with `--toggle-collect='*serve_only*'`: 100 batches.
 #[inline(never)]
 fn serve_only(serve: &mut dyn FnMut()) {
     serve();
@@ -320,11 +321,12 @@ fn main() {
             "core" => Way::Core,
             _ => Way::CoreView,
         };
+        let batch = args.get(at + 2).map_or(32, |n| n.parse().expect("a number of chains"));
         let (mut ring, mut serve) = way.start(&memory, 1).remove(0);
         for _ in 0..100 {
-            fill(&mut ring, 32);
+            fill(&mut ring, batch);
             serve_only(&mut *serve);
-            take(&mut ring, 32);
+            take(&mut ring, batch);
         }
         return;
     }

@@ -4,6 +4,9 @@ use std::time::Duration;
 /// A token in the unit of the arithmetic: what a rate of 1 a second gives in one second of nanoseconds.
 pub(crate) const TOKEN: u128 = 1_000_000_000;
 
+/// Nanoseconds of a second.
+const NANOS: u128 = 1_000_000_000;
+
 /// One token bucket, as two counters that only grow: what requests have asked for, and what time has granted.
 ///
 /// A request's position is `asked` after it was added; it may pass once `granted` is there. So requests pass in order,
@@ -74,8 +77,9 @@ impl Bucket {
     pub(crate) fn wait(&self, position: u128) -> Duration {
         let Some(rate) = self.rate else { return Duration::ZERO };
         let nanos = position.saturating_sub(self.granted).div_ceil(rate.per_second.get().into());
-        // The longest: a request of 2^64 bytes at one a second, 584 years after as many before it.
-        Duration::from_nanos(nanos.try_into().unwrap_or(u64::MAX))
+        // Many requests of 2^64 bytes at one a second wait for longer than the universe has been there.
+        let seconds = u64::try_from(nanos / NANOS).unwrap_or(u64::MAX);
+        Duration::new(seconds, u32::try_from(nanos % NANOS).unwrap_or(0))
     }
 
     /// Another rate from now on. What was saved up stays, as far as the new burst holds it; a bucket that had no rate

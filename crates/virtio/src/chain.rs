@@ -70,15 +70,16 @@ impl Drop for Chain {
 /// The bytes `skip..skip + len` of some segments, as far as they go.
 pub fn part(segs: &[Seg], skip: u64, len: u64) -> impl Iterator<Item = Seg> + '_ {
     let (mut skip, mut len) = (skip, len);
-    segs.iter().filter_map(move |seg| {
+    let pieces = segs.iter().map_while(move |seg| {
         let all = u64::from(seg.len);
         let from = skip.min(all);
         let taken = (all - from).min(len);
+        let more = len > 0;
         skip -= from;
         len -= taken;
-        let seg = Seg { addr: GuestAddress(seg.addr.0.wrapping_add(from)), len: taken as u32 };
-        (taken > 0).then_some(seg)
-    })
+        more.then_some(Seg { addr: GuestAddress(seg.addr.0.wrapping_add(from)), len: taken as u32 })
+    });
+    pieces.filter(|seg| seg.len > 0)
 }
 
 #[cfg(test)]

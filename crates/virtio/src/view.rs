@@ -64,4 +64,30 @@ impl<'a, M: Mem> View<'a, M> {
         }
         Ok(self.memory.write_obj(value, addr)?)
     }
+
+    /// Copies bytes out.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if they are not all in guest memory; some of `out` may have changed then.
+    #[inline]
+    pub fn read_slice(&mut self, out: &mut [u8], addr: GuestAddress) -> Result<(), Fault> {
+        match self.find(addr, out.len()) {
+            Some((slice, offset)) => slice.read_slice(out, offset).map_err(GuestMemoryError::from)?,
+            None => self.memory.read_slice(out, addr)?,
+        }
+        Ok(())
+    }
+
+    /// Copies bytes in and marks them dirty.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if they do not all fit; some may have been written then.
+    #[inline]
+    pub fn write_slice(&mut self, data: &[u8], addr: GuestAddress) -> Result<(), Fault> {
+        match self.find(addr, data.len()) {
+            Some((slice, offset)) => slice.write_slice(data, offset).map_err(GuestMemoryError::from)?,
+            None => self.memory.write_slice(data, addr)?,
+        }
+        Ok(())
+    }
 }

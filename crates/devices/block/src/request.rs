@@ -48,7 +48,7 @@ const GET_ID: u32 = 8;
 
 impl Request {
     /// Reads the head. An error is the status that the guest is answered.
-    pub fn parse<M: Mem>(ring: &RingRef<'_, M>, chain: &Chain, shared: &Shared) -> Result<Self, Status> {
+    pub fn parse<M: Mem>(ring: &mut RingRef<'_, M>, chain: &Chain, shared: &Shared) -> Result<Self, Status> {
         let mut head = [0; HEADER as usize];
         if !matches!(ring.read(chain, 0, &mut head), Ok(16)) {
             return Err(Status::IoError);

@@ -58,15 +58,15 @@ struct Rig {
     pump: Arc<Pump>,
     ring: DriverRing,
     control: Arc<Mutex<Control>>,
-    failures: Arc<Mutex<u32>>,
+    failures: Arc<Mutex<Vec<OnIoError>>>,
 }
 
 impl Rig {
     fn new(on_io_error: OnIoError) -> Self {
-        let (control, failures): (Arc<Mutex<Control>>, Arc<Mutex<u32>>) = Default::default();
+        let (control, failures): (Arc<Mutex<Control>>, Arc<Mutex<Vec<_>>>) = Default::default();
         let config = BlockConfig { on_io_error, ..BlockConfig::new("root", "not looked at") };
-        let count = failures.clone();
-        let on_failure = Arc::new(move |_: &drystone_block::IoFailure| *count.lock().unwrap() += 1);
+        let told = failures.clone();
+        let on_failure = Arc::new(move |f: &drystone_block::IoFailure| told.lock().unwrap().push(f.policy));
         let host = Host { clock: Arc::new(SystemClock::new()), on_failure };
         let engine = Slow { control: control.clone(), held: Vec::new() };
         let (device, _) = Block::with_engines(&config, 1 << 20, vec![Box::new(engine)], host).unwrap();
@@ -151,11 +151,11 @@ fn a_pause_completes_what_is_in_flight_and_a_reset_drops_it() {
 
 #[test]
 fn failed_requests_are_tried_again_in_their_order() {
-    let mut rig = Rig::new(OnIoError::Stop);
+    let mut rig = Rig::new(OnIoError::Pause);
     let heads = [rig.ask(IN, 1).0, rig.ask(IN, 2).0];
     rig.end(2, Err(()));
     rig.end(1, Err(()));
-    assert_eq!((rig.taken(), *rig.failures.lock().unwrap()), (vec![], 2));
+    assert_eq!((rig.taken(), &**rig.failures.lock().unwrap()), (vec![], &[OnIoError::Pause; 2][..]));
     rig.control.lock().unwrap().submitted.clear();
     rig.port.0.pause().unwrap();
     rig.port.0.resume().unwrap();
@@ -165,6 +165,17 @@ fn failed_requests_are_tried_again_in_their_order() {
     rig.end(1, Ok(()));
     rig.end(2, Ok(()));
     assert_eq!(rig.taken(), heads);
+}
+
+#[test]
+fn failed_writes_may_be_ignored_and_failed_reads_are_reported() {
+    let mut rig = Rig::new(OnIoError::Ignore);
+    let (write, wrote) = rig.ask(OUT, 1);
+    let (read, got) = rig.ask(IN, 2);
+    rig.end(1, Err(()));
+    rig.end(2, Err(()));
+    assert_eq!((rig.taken(), rig.status(wrote), rig.status(got)), (vec![write, read], 0, 1));
+    assert!(rig.failures.lock().unwrap().is_empty());
 }
 
 #[test]

@@ -7,7 +7,6 @@ use crate::{Chain, Fault, View, part};
 use drystone_memory::Mem;
 use std::sync::atomic::{Ordering, fence};
 use virtio_queue::QueueT;
-use vm_memory::Bytes;
 
 /// A ring open for one batch.
 ///
@@ -19,6 +18,7 @@ pub struct RingRef<'a, M: Mem> {
     shared: &'a Shared,
     /// `None` for a queue that the driver has not enabled.
     areas: Option<Areas<'a, M>>,
+    view: View<'a, M>,
     /// The driver's index, when last looked at.
     available: u16,
     hushed: bool,
@@ -29,7 +29,8 @@ impl<'a, M: Mem> RingRef<'a, M> {
     pub(crate) fn open(guard: &'a M::T, ring: &'a mut Ring, shared: &'a Shared) -> Result<Self, Fault> {
         let areas = if ring.ready() { Some(Areas::resolve(&**guard, &ring.queue)?) } else { None };
         let available = ring.queue.next_avail();
-        Ok(Self { guard, ring, shared, areas, available, hushed: false, emptied: false })
+        let view = View::new(&**guard);
+        Ok(Self { guard, ring, shared, areas, view, available, hushed: false, emptied: false })
     }
 
     /// Guest memory, as it was mapped when the call began.
@@ -135,12 +136,12 @@ impl<'a, M: Mem> RingRef<'a, M> {
     ///
     /// # Errors
     /// [`Fault::Memory`] if a segment is not in guest memory.
-    pub fn read(&self, chain: &Chain, skip: u64, out: &mut [u8]) -> Result<usize, Fault> {
+    pub fn read(&mut self, chain: &Chain, skip: u64, out: &mut [u8]) -> Result<usize, Fault> {
         let (mut done, all) = (0, out.len() as u64);
         for seg in part(chain.readable(), skip, all) {
             let len = seg.len as usize;
             let Some(piece) = out.get_mut(done..).and_then(|o| o.get_mut(..len)) else { break };
-            self.memory().read_slice(piece, seg.addr)?;
+            self.view.read_slice(piece, seg.addr)?;
             done += len;
         }
         Ok(done)
@@ -150,11 +151,11 @@ impl<'a, M: Mem> RingRef<'a, M> {
     ///
     /// # Errors
     /// [`Fault::Memory`] if a segment is not in guest memory.
-    pub fn write(&self, chain: &Chain, skip: u64, data: &[u8]) -> Result<usize, Fault> {
+    pub fn write(&mut self, chain: &Chain, skip: u64, data: &[u8]) -> Result<usize, Fault> {
         let mut rest = data;
         for seg in part(chain.writable(), skip, data.len() as u64) {
             let Some((now, later)) = rest.split_at_checked(seg.len as usize) else { break };
-            self.memory().write_slice(now, seg.addr)?;
+            self.view.write_slice(now, seg.addr)?;
             rest = later;
         }
         Ok(data.len() - rest.len())
@@ -168,7 +169,11 @@ impl<'a, M: Mem> RingRef<'a, M> {
             added: self.ring.added,
             emptied: self.emptied,
         };
-        let outcome = arm::settle(areas, &batch, || fence(Ordering::SeqCst))?;
+        let outcome = arm::settle(areas, &batch, || fence(Ordering::SeqCst));
+        if self.hushed || self.ring.added != 0 {
+            areas.used.mark();
+        }
+        let outcome = outcome?;
         self.ring.added = 0;
         self.ring.more |= outcome.more;
         if outcome.interrupt {

@@ -115,6 +115,23 @@ fn a_flush_that_failed_stays_failed() {
     assert!(disk.flush().unwrap_err().to_string().contains("may be lost"));
 }
 
+#[test]
+fn a_file_grows_and_nothing_of_it_is_cut_off() {
+    let file = image(&[7; 1024]);
+    let disk = RawDisk::open(&config(file.path())).unwrap();
+    let refused = |bytes| disk.grow(bytes).unwrap_err().to_string();
+    assert_eq!(refused(512), "it has 1024 bytes, and 512 are less: a guest's data is not cut off here");
+    assert_eq!(refused(1025), "1025 bytes are not a multiple of 512");
+    assert!(matches!(disk.grow(1 << 63), Err(GrowError::Host(_))));
+    disk.grow(1024).unwrap();
+    disk.grow(4096).unwrap();
+    let content = std::fs::read(file.path()).unwrap();
+    assert_eq!((content.len(), &content[..1024], &content[1024..]), (4096, &[7; 1024][..], &[0; 3072][..]));
+    drop(disk);
+    let reader = RawDisk::open(&BlockConfig { read_only: true, ..config(file.path()) }).unwrap();
+    assert!(matches!(reader.grow(8192), Err(GrowError::ReadOnly)));
+}
+
 /// Another program's image, and its locks.
 #[test]
 fn images_of_qemu_are_disks_and_its_locks_are_seen() {
