@@ -21,8 +21,9 @@ pub use transport::{CorePort, MmioPort, Plugged, Transport, bring_up};
 pub use world::{CANARY, Make, Outcome, World};
 
 use drystone_memory::RamMap;
+use std::cell::RefCell;
 use std::sync::Arc;
-use vm_memory::GuestAddress;
+use vm_memory::{Bytes, GuestAddress};
 
 /// Guest memory of the tests: regions of one moment, with dirty tracking, as in a real machine.
 pub type Ram = Arc<RamMap>;
@@ -30,6 +31,32 @@ pub type Ram = Arc<RamMap>;
 /// `bytes` of zeros from address 0 on.
 pub fn ram(bytes: usize) -> Ram {
     ram_of(&[(0, bytes)])
+}
+
+/// Where memory is, and the memory.
+type Placed = (Vec<(u64, usize)>, Ram);
+
+thread_local! {
+    /// What [`used_ram_of`] may give away again.
+    static USED: RefCell<Vec<Placed>> = const { RefCell::new(Vec::new()) };
+}
+
+/// As [`ram_of`]; what a caller of this thread has had before, and nobody holds any more, is given away again: a fuzzer's body
+/// would spend most of its time with the mapping of memory.
+pub fn used_ram_of(ranges: &[(u64, usize)]) -> Ram {
+    USED.with_borrow_mut(|used| {
+        let free = |(at, ram): &&Placed| at == ranges && Arc::strong_count(ram) == 1;
+        if let Some((_, ram)) = used.iter().find(free) {
+            for (at, len) in ranges {
+                ram.write_slice(&vec![0; *len], GuestAddress(*at)).expect("guest memory");
+            }
+            return ram.clone();
+        }
+        let ram = ram_of(ranges);
+        used.push((ranges.to_vec(), ram.clone()));
+        used.truncate(8);
+        ram
+    })
 }
 
 /// Zeros at these addresses, of these lengths.

@@ -1,8 +1,11 @@
 //! A driver that we did not write finds the entropy device on PCI, and takes its bytes.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
+use drystone_bus::ManualClock;
+use drystone_limit::LimitConfig;
 use drystone_rng::Rng;
 use drystone_testkit::virtio::{Arena, ForeignHal, PciMachine, ram, within};
+use std::sync::Arc;
 use std::time::Duration;
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::transport::DeviceType;
@@ -15,7 +18,15 @@ fn virtio_drivers_finds_and_drives_it() {
         let memory = ram(4 << 20);
         let _arena = Arena::new(&memory, 0x10_0000, 4 << 20);
         let mut machine = PciMachine::new(&memory);
-        machine.plug(Box::new(Rng::new(Box::new(std::io::repeat(0x5a))).unwrap().0));
+        machine.plug(Box::new(
+            Rng::new(
+                Box::new(std::io::repeat(0x5a)),
+                LimitConfig::default(),
+                Arc::new(ManualClock::default()),
+            )
+            .unwrap()
+            .0,
+        ));
         let (_bus, mut root) = machine.foreign();
         let found: Vec<_> = root.enumerate_bus(0).collect();
         let is_rng = |info| virtio_device_type(info) == Some(DeviceType::EntropySource);

@@ -23,7 +23,8 @@ enum Expected {
     Status(u8),
 }
 
-struct Guest {
+/// A guest that asks a disk for anything, and knows what every answer must be.
+pub struct DiskGuest {
     machine: DiskMachine,
     /// What the disk should hold.
     oracle: Vec<u8>,
@@ -33,6 +34,7 @@ struct Guest {
     sectors: u64,
     /// Rings that lie have broken the device.
     broken: bool,
+    read_only: bool,
 }
 
 /// Runs `data` as a list of steps.
@@ -42,21 +44,38 @@ struct Guest {
 /// not what the guest has written; if anything is lost by a pause or a move.
 pub fn block(data: &[u8]) {
     let mut input = Input::new(data);
-    let oracle: Vec<u8> = (0..SECTORS * SECTOR).map(|i| (i * 31 + i / SECTOR) as u8).collect();
-    let read_only = input.u8().is_multiple_of(8);
-    let machine = DiskMachine::new(&oracle, |config| config.read_only = read_only);
-    let sectors = SECTORS;
-    let mut guest = Guest { machine, oracle, waiting: VecDeque::new(), sectors, broken: false };
-    for _ in 0..STEPS {
-        if input.is_empty() {
-            break;
-        }
-        guest.step(&mut input, read_only);
-    }
+    let mut guest = DiskGuest::new(input.u8().is_multiple_of(8));
+    guest.steps(&mut input);
     guest.settle();
 }
 
-impl Guest {
+impl DiskGuest {
+    /// A guest and its disk.
+    pub fn new(read_only: bool) -> Self {
+        let oracle: Vec<u8> = (0..SECTORS * SECTOR).map(|i| (i * 31 + i / SECTOR) as u8).collect();
+        let machine = DiskMachine::new(&oracle, |config| config.read_only = read_only);
+        Self { machine, oracle, waiting: VecDeque::new(), sectors: SECTORS, broken: false, read_only }
+    }
+
+    /// Does what some bytes mean, and has everything answered in the end.
+    ///
+    /// # Panics
+    /// As [`block`].
+    pub fn stream(&mut self, data: &[u8]) {
+        self.machine.log.take();
+        self.steps(&mut Input::new(data));
+        self.settle();
+    }
+
+    fn steps(&mut self, input: &mut Input<'_>) {
+        for _ in 0..STEPS {
+            if input.is_empty() {
+                break;
+            }
+            self.step(input, self.read_only);
+        }
+    }
+
     fn step(&mut self, input: &mut Input<'_>, read_only: bool) {
         match input.u8() % 16 {
             0..=2 => self.ask(input, OUT, read_only),

@@ -17,7 +17,7 @@ mod serial;
 mod virtio;
 mod virtio_pci;
 
-pub use block::block;
+pub use block::{DiskGuest, block};
 pub use boot_params::boot_params;
 pub use cpuid::cpuid;
 pub use i8042::i8042;
@@ -28,7 +28,7 @@ pub use msr_policy::msr_policy;
 pub use pci::pci;
 pub use saved_state::{saved_state, saved_state_on};
 pub use serial::serial;
-pub use virtio::{rng, virtio_core, virtio_mmio, virtio_ring};
+pub use virtio::{entropy_world, rng, virtio_core, virtio_mmio, virtio_ring};
 pub use virtio_pci::virtio_pci;
 
 use std::path::Path;

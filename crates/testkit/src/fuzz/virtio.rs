@@ -5,7 +5,7 @@ use crate::virtio::{
     CANARY, DriverRing, Echo, Edges, INDIRECT, Make, MmioPort, NEXT, Plugged, Pump, Ram, Transport, WRITE,
     World,
 };
-use crate::virtio::{bring_up, ops, ram, ram_of};
+use crate::virtio::{bring_up, ops, used_ram_of};
 use drystone_bus::ManualClock;
 use drystone_limit::LimitConfig;
 use drystone_rng::Rng;
@@ -70,6 +70,11 @@ pub fn rng(data: &[u8]) {
     world::<MmioPort<Ram>>(entropy, data);
 }
 
+/// The entropy device in a machine that goes on for as long as it is wanted.
+pub fn entropy_world() -> World<MmioPort<Ram>> {
+    World::new(entropy, u64::MAX, 64)
+}
+
 /// One table of descriptors, made of any bytes; one head. A model walks the chain too.
 ///
 /// # Panics
@@ -79,7 +84,7 @@ pub fn virtio_ring(data: &[u8]) {
     const TABLE: u64 = 0x5_0000;
     let mut input = Input::new(data);
     let indirect = input.u8() & 1 == 0;
-    let memory = ram_of(&[(0, 0x8_0000), (CANARY, 0x1000)]);
+    let memory = used_ram_of(&[(0, 0x8_0000), (CANARY, 0x1000)]);
     let (edges, pump) = (Arc::new(Edges::default()), Arc::new(Pump::default()));
     let port = MmioPort(Arc::new(echo(&memory, edges, Host::new(pump.clone()))));
     let mut d = DriverRing::new(&memory, 0x1_0000, 8, false);
@@ -114,7 +119,7 @@ pub fn virtio_ring(data: &[u8]) {
     }
     let mut canary = [0; 0x1000];
     memory.read_slice(&mut canary, GuestAddress(CANARY)).unwrap();
-    assert!(canary.iter().all(|b| *b == 0));
+    assert!(canary == [0; 0x1000]);
 }
 
 type Table = [(u64, u32, u16, u16); 8];
@@ -159,7 +164,7 @@ fn model(tables: &[Table; 2], head: u16, indirect: bool, table_at: u64) -> Optio
 /// what was given; if a reset does not lead to the status 0.
 pub fn virtio_mmio(data: &[u8]) {
     let mut input = Input::new(data);
-    let memory = ram(0x4_0000);
+    let memory = used_ram_of(&[(0, 0x4_0000)]);
     let (edges, pump) = (Arc::new(Edges::default()), Arc::new(Pump::default()));
     let build = || MmioPort(Arc::new(echo(&memory, edges.clone(), Host::new(pump.clone()))));
     let mut port = build();

@@ -1,0 +1,259 @@
+//! Virtio devices for a long time: streams of what guests and operators do, held against models. Some seconds each; an hour with
+//! `DRYSTONE_FULL=1`.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+use drystone_block::{Block, BlockConfig, BlockHandle, Host};
+use drystone_bus::SystemClock;
+use drystone_limit::{LimitConfig, Rate};
+use drystone_runner::{Doorbells, Runner};
+use drystone_state::Component;
+use drystone_testkit::block::{DiskMachine, FEATURES, IN, OUT};
+use drystone_testkit::fuzz;
+use drystone_testkit::virtio::{
+    DriverRing, Edges, MmioPort, Plugged, Ram, Transport, WRITE, bring_up, ram, within,
+};
+use drystone_tests::full;
+use drystone_virtio::{Mmio, MmioConfig};
+use std::num::NonZeroUsize;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use vm_memory::{Bytes, GuestAddress};
+
+/// How long.
+fn soak() -> Duration {
+    Duration::from_secs(if full("an hour of soaking, instead of seconds") { 3600 } else { 4 })
+}
+
+/// For what hangs.
+fn limit() -> Duration {
+    soak() + Duration::from_secs(300)
+}
+
+/// Numbers that look random, from a seed that a failure names (SplitMix64).
+struct Noise(u64);
+
+impl Noise {
+    fn new(name: &str) -> Self {
+        let time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let seed = time.as_nanos() as u64;
+        println!("{name}: seed {seed:#x}");
+        Self(seed)
+    }
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+}
+
+/// One device for all the time: what it was through must not show.
+fn stream(name: &str, mut step: impl FnMut(&[u8])) {
+    let (mut noise, start, mut rounds) = (Noise::new(name), Instant::now(), 0u64);
+    while start.elapsed() < soak() {
+        let len = noise.below(4096) as usize;
+        step(&noise.bytes(len));
+        rounds += 1;
+    }
+    println!("{name}: {rounds} streams");
+    assert!(rounds > 2, "{rounds} streams are none");
+}
+
+#[test]
+fn entropy_through_streams_of_guest_operations() {
+    within(limit(), || {
+        let mut world = fuzz::entropy_world();
+        stream("rng", |data| world.stream(data));
+    });
+}
+
+#[test]
+fn a_disk_through_streams_of_guest_operations() {
+    within(limit(), || {
+        let mut guest = fuzz::DiskGuest::new(false);
+        stream("block", |data| guest.stream(data));
+    });
+}
+
+const QUEUES: u16 = 2;
+/// Sectors of each queue's own part of the disk.
+const SHARE: u64 = 64;
+const SECTOR: u64 = 512;
+const RING_SIZE: u16 = 32;
+
+/// A disk on real threads, with the driver of all its queues.
+struct Rig {
+    memory: Ram,
+    port: MmioPort<Ram>,
+    handle: BlockHandle,
+    doorbells: Arc<Doorbells>,
+    image: tempfile::NamedTempFile,
+    rings: Vec<DriverRing>,
+    /// What the disk should hold.
+    oracle: Vec<u8>,
+}
+
+/// A request that was made: what it should give.
+struct Asked {
+    head: u16,
+    at: u64,
+    read: Option<Vec<u8>>,
+}
+
+impl Rig {
+    fn new(runner: &Runner) -> (Self, drystone_runner::Attachment) {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let oracle = vec![0; (u64::from(QUEUES) * SHARE * SECTOR) as usize];
+        image.as_file().write_all_at(&oracle, 0).unwrap();
+        let config = BlockConfig { queues: QUEUES, ..BlockConfig::new("soak", image.path()) };
+        let host = Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|f| panic!("{f}")) };
+        let (device, handle) = Block::<Ram>::open(&config, host).unwrap();
+        let (memory, doorbells) = (ram(0x10_0000), Arc::new(Doorbells::new(QUEUES.into()).unwrap()));
+        let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };
+        let host = drystone_virtio::Host::new(doorbells.clone());
+        let mmio = Mmio::new(place, Box::new(device), memory.clone(), Arc::new(Edges::default()), host);
+        let port = MmioPort(Arc::new(mmio.unwrap()));
+        let attached = runner.attach(port.core(), &doorbells).unwrap();
+        let mut rig = Self { memory, port, handle, doorbells, image, rings: Vec::new(), oracle };
+        rig.bring_up();
+        (rig, attached)
+    }
+
+    fn bring_up(&mut self) {
+        let ring = |q: u16| DriverRing::new(&self.memory, 0x1_0000 * (1 + u64::from(q)), RING_SIZE, true);
+        self.rings = (0..QUEUES).map(ring).collect();
+        bring_up(&self.port, &self.rings.iter().collect::<Vec<_>>(), FEATURES);
+    }
+
+    /// Makes some requests of a queue, for its own part of the disk, and tells the device.
+    fn ask(&mut self, queue: u16, noise: &mut Noise) -> Vec<Asked> {
+        let mut all = Vec::new();
+        for slot in 0..1 + noise.below(8) {
+            let len = SECTOR * (1 + noise.below(4));
+            let sector = u64::from(queue) * SHARE + noise.below(SHARE - 4);
+            let at = 0x8_0000 + 0x1_0000 * u64::from(queue) + 0x1000 * slot;
+            let on_disk = (sector * SECTOR) as usize..(sector * SECTOR + len) as usize;
+            let write = noise.below(2) == 0;
+            self.memory
+                .write_slice(&DiskMachine::head(if write { OUT } else { IN }, sector, &[]), GuestAddress(at))
+                .unwrap();
+            let (data, status) = (at + 0x100, at + 0xf00);
+            self.memory.write_slice(&[0xee], GuestAddress(status)).unwrap();
+            // Requests of a queue are done in their order.
+            let read = if write {
+                let bytes = noise.bytes(len as usize);
+                self.memory.write_slice(&bytes, GuestAddress(data)).unwrap();
+                self.oracle[on_disk].copy_from_slice(&bytes);
+                None
+            } else {
+                Some(self.oracle[on_disk].to_vec())
+            };
+            let flags = if write { 0 } else { WRITE };
+            let bufs = [(at, 16, 0), (data, len as u32, flags), (status, 1, WRITE)];
+            let head = self.rings[usize::from(queue)].add(&bufs, noise.below(2) == 0).expect("room");
+            all.push(Asked { head, at, read });
+        }
+        if self.rings[usize::from(queue)].wants_kick() {
+            self.doorbells.event(queue).unwrap().write(1).unwrap();
+        }
+        all
+    }
+
+    /// Waits for the answers and looks at each.
+    fn check(&mut self, queue: u16, asked: Vec<Asked>) {
+        for Asked { head, at, read } in asked {
+            let answered = loop {
+                match self.rings[usize::from(queue)].take() {
+                    Some((answered, _)) => break answered,
+                    None => std::thread::yield_now(),
+                }
+            };
+            assert_eq!(answered, head, "out of order");
+            let status: u8 = self.memory.read_obj(GuestAddress(at + 0xf00)).unwrap();
+            assert_eq!(status, 0);
+            if let Some(expected) = read {
+                let mut data = vec![0; expected.len()];
+                self.memory.read_slice(&mut data, GuestAddress(at + 0x100)).unwrap();
+                assert!(data == expected, "a read gave something else");
+            }
+        }
+    }
+
+    fn content(&self) -> Vec<u8> {
+        std::fs::read(self.image.path()).unwrap()
+    }
+
+    fn all_memory(&self) -> Vec<u8> {
+        let mut memory = vec![0; 0x10_0000];
+        self.memory.read_slice(&mut memory, GuestAddress(0)).unwrap();
+        memory
+    }
+
+    /// With requests in flight. When the status reads 0 nothing is touched any more, whatever became of them.
+    fn reset(&mut self) {
+        self.port.set_status(0);
+        assert_eq!(self.port.status(), 0);
+        let (memory, content) = (self.all_memory(), self.content());
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(memory == self.all_memory() && content == self.content(), "touched after a reset");
+        self.oracle = content;
+        self.bring_up();
+    }
+}
+
+/// Pauses the machine and changes limits, for as long as `go_on` says.
+fn operate(port: &MmioPort<Ram>, handle: &BlockHandle, go_on: &AtomicBool) {
+    let mut noise = Noise::new("operator");
+    let nap = |noise: &mut Noise| std::thread::sleep(Duration::from_micros(noise.below(3000)));
+    while go_on.load(Ordering::Relaxed) {
+        nap(&mut noise);
+        match noise.below(4) {
+            0 => handle.set_limit(LimitConfig { bandwidth: Rate::new(4 << 20), operations: Rate::new(2000) }),
+            1 => handle.set_limit(LimitConfig::default()),
+            2 => drop(handle.reread_size()),
+            _ => {
+                port.0.pause().unwrap();
+                nap(&mut noise);
+                port.0.resume().unwrap();
+            }
+        }
+    }
+    handle.set_limit(LimitConfig::default());
+}
+
+/// Workers on threads of their own, an operator on another, and a driver that resets the device with requests in flight.
+#[test]
+fn a_disk_on_threads_is_paused_limited_and_reset() {
+    within(limit(), || {
+        let runner = Runner::new("soak", NonZeroUsize::new(2).unwrap()).unwrap();
+        let (mut rig, _attached) = Rig::new(&runner);
+        let (go_on, port, handle) = (AtomicBool::new(true), rig.port.clone(), rig.handle.clone());
+        std::thread::scope(|scope| {
+            let operator = scope.spawn(|| operate(&port, &handle, &go_on));
+            let (mut noise, start, mut batches) = (Noise::new("driver"), Instant::now(), 0u64);
+            while start.elapsed() < soak() && !operator.is_finished() {
+                let asked: Vec<_> = (0..QUEUES).map(|q| (q, rig.ask(q, &mut noise))).collect();
+                if noise.below(16) == 0 {
+                    rig.reset();
+                } else {
+                    asked.into_iter().for_each(|(queue, asked)| rig.check(queue, asked));
+                    batches += 1;
+                }
+            }
+            go_on.store(false, Ordering::Relaxed);
+            operator.join().unwrap();
+            println!("{batches} batches");
+            assert!(batches > 2);
+        });
+        assert!(rig.content() == rig.oracle, "the disk is not what was written");
+    });
+}
