@@ -14,6 +14,7 @@ mod msr_policy;
 mod pci;
 mod saved_state;
 mod serial;
+mod snapshot;
 mod virtio;
 mod virtio_pci;
 
@@ -28,6 +29,7 @@ pub use msr_policy::msr_policy;
 pub use pci::pci;
 pub use saved_state::{saved_state, saved_state_on};
 pub use serial::serial;
+pub use snapshot::snapshot;
 pub use virtio::{entropy_world, rng, virtio_core, virtio_mmio, virtio_ring};
 pub use virtio_pci::virtio_pci;
 

@@ -60,13 +60,13 @@ fn changed(blob: &Blob, input: &mut Input<'_>) -> Option<Blob> {
             continue;
         }
         // Inside: what the back end decodes.
-        let Some(body) = field(&mut parts, "body") else { continue };
-        let bytes = body.deserialized::<Vec<u8>>().unwrap_or_default();
+        let Some(body) = field(&mut parts, "body").filter(|body| body.is_bytes()) else { continue };
+        let bytes = body.as_bytes().expect("a body is bytes");
         let Ok(mut inner) = ciborium::from_reader::<Value, _>(bytes.as_slice()) else { continue };
         edit(&mut inner, input.u16().into(), kind / 4, input);
         let mut bytes = Vec::new();
         ciborium::into_writer(&inner, &mut bytes).expect("a value has an encoded form");
-        *body = Value::serialized(&bytes).expect("bytes have an encoded form");
+        *body = Value::Bytes(bytes);
     }
     parts.deserialized().ok()
 }
