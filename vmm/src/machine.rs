@@ -18,6 +18,7 @@ mod virtio;
 use crate::config::{Config, ConfigError, CpusError, PanicPolicy, Policy, ShutdownSignal};
 use crate::events::Journal;
 use crate::monitor::Handle;
+use crate::snapshot::Restore;
 use board::Board;
 use cpu::Cpus;
 use drystone_hypervisor::{Guard, Hypervisor, MapOptions, Vm, VmConfig};
@@ -182,6 +183,20 @@ impl Machine {
         journal: &Journal,
     ) -> Result<(Self, Console), MachineError> {
         Self::assemble(config, hypervisor, handle, journal, Origin::Boot)
+    }
+
+    /// Builds the machine of a snapshot, paused, with all parts in the state that they had. The rest is as in [`build`](Self::build).
+    ///
+    /// # Errors
+    /// [`MachineError`]; nothing is left behind.
+    pub fn restore(
+        restore: &Restore,
+        hypervisor: &dyn Hypervisor,
+        handle: &Handle,
+        journal: &Journal,
+    ) -> Result<(Self, Console), MachineError> {
+        let Restore { snapshot, config, paused } = restore;
+        Self::assemble(config, hypervisor, handle, journal, Origin::Restore { snapshot, paused: *paused })
     }
 
     /// Builds what `config` describes, from its `origin`. There is one way for all of them.
