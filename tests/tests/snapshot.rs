@@ -5,7 +5,7 @@ use drystone_lab::Version;
 use drystone_tests::{Bench, report};
 use std::time::Duration;
 
-const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_rng"];
+const MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng"];
 
 /// Four kinds of work that check themselves: blocks written through to the disk and read back, memory with a known sum, timers, and
 /// one TCP connection that stays open. Each counts what it did; the counts are printed over and over.
@@ -68,7 +68,7 @@ beats() {
     n=0; until awk '$1 == "beat" && NF == 5 { if (!a) { a = $2; b = $3; c = $4; d = $5 } else if ($2 > a && $3 > b && $4 > c && $5 > d) ok = 1 } END { exit !ok }' out.$1
     do usleep 200000; n=$((n+1)); [ $n -lt 900 ] || { echo "report stuck $1"; tail -5 out.$1; cat err.$1; exit 99; }; done
 }
-drystone run --id vm --cpus $cpus --memory 160M --disk path=d.img,id=data --kernel vmlinux --initrd guest.cpio --cmdline quiet <in >out.0 2>err.0 & vm=$!
+drystone run --id vm --cpus $cpus --memory 160M --transport $transport --disk path=d.img,id=data --kernel vmlinux --initrd guest.cpio --cmdline quiet <in >out.0 2>err.0 & vm=$!
 beats 0
 i=0; while [ $i -lt $cycles ]; do
     i=$((i+1))
@@ -94,10 +94,10 @@ fn counts(line: &str) -> Option<Vec<u64>> {
     counts.split(' ').map(|n| n.parse().ok()).collect()
 }
 
-fn cycles(version: Version, cpus: u32, default: u32, full: u32) {
+fn cycles(version: Version, cpus: u32, transport: &str, default: u32, full: u32) {
     let cycles = if std::env::var_os("DRYSTONE_FULL").is_some() { full } else { default };
     let bench = Bench::new();
-    let script = format!("cpus={cpus} cycles={cycles}\n{SCRIPT}");
+    let script = format!("cpus={cpus} transport={transport} cycles={cycles}\n{SCRIPT}");
     let job = bench
         .job_of(version, INIT, MODULES, &script)
         .time_limit(Duration::from_secs(600 + 60 * u64::from(cycles)));
@@ -127,13 +127,13 @@ fn cycles(version: Version, cpus: u32, default: u32, full: u32) {
 
 #[test]
 fn debian_6_12_goes_on_twenty_times() {
-    cycles(Version::V6_12, 1, 10, 100);
-    cycles(Version::V6_12, 4, 10, 100);
+    cycles(Version::V6_12, 1, "mmio", 10, 100);
+    cycles(Version::V6_12, 4, "pci", 10, 100);
 }
 
 #[test]
 fn debian_6_1_goes_on() {
     if drystone_tests::full("snapshots of 6.1 take minutes") {
-        cycles(Version::V6_1, 4, 20, 100);
+        cycles(Version::V6_1, 4, "pci", 20, 100);
     }
 }

@@ -6,7 +6,7 @@
 //! the golden may be made anew: `UPDATE_GOLDENS=1 cargo test -p drystone --test golden`.)
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use drystone::config::{Config, DiskConfig};
+use drystone::config::{Config, DiskConfig, Transport};
 use drystone::events::Journal;
 use drystone::log::Log;
 use drystone::machine::Machine;
@@ -24,8 +24,12 @@ const DISK_LEN: u64 = 1 << 20;
 /// Registers of the first virtio-mmio device (virtio 1.3, 4.2.2).
 const VIRTIO: u64 = 0xf000_0000;
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/goldens/machine-1")
+const TRANSPORTS: [Transport; 2] = [Transport::Mmio, Transport::Pci];
+
+fn golden(transport: Transport) -> PathBuf {
+    let name =
+        format!("../tests/goldens/machine-1-{}", if transport == Transport::Pci { "pci" } else { "mmio" });
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
 /// Leaves its mark on every device, so that no state is what a constructor gives.
@@ -71,14 +75,23 @@ fn hypervisor(marked: &Arc<AtomicBool>) -> FakeHypervisor {
     })
 }
 
+/// Ends a machine also when a test fails over it.
+struct End(Handle);
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.end(Cause::Operator);
+    }
+}
+
 /// Serves a machine on a thread of its own while `f` asks for things.
 fn serving(make: impl FnOnce(&Handle, &Journal) -> Machine, f: impl FnOnce(&Handle)) {
     let (handle, mailbox) = mailbox();
     let machine = make(&handle, &Journal::new(Log::none()));
     std::thread::scope(|scope| {
         let served = scope.spawn(move || mailbox.serve(machine));
-        f(&handle);
-        handle.end(Cause::Operator);
+        let end = End(handle);
+        f(&end.0);
+        drop(end);
         served.join().unwrap().unwrap();
     });
 }
@@ -89,11 +102,13 @@ fn save(handle: &Handle, dir: &Path) {
 }
 
 /// Writes a new golden.
-fn update() {
+fn update(transport: Transport) {
+    std::fs::create_dir_all(golden(transport).parent().unwrap()).unwrap();
     let disk = std::env::temp_dir().join("golden.img");
     File::create(&disk).unwrap().set_len(DISK_LEN).unwrap();
     let config = Config {
         id: Some("golden".into()),
+        transport,
         memory: toml("memory = \"4M\""),
         disk: vec![DiskConfig { path: disk.clone(), id: Some("root".into()), ..DiskConfig::default() }],
         ..Config::default()
@@ -106,7 +121,7 @@ fn update() {
         while !marked.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
-        save(handle, &golden());
+        save(handle, &golden(transport));
     });
     std::fs::remove_file(disk).unwrap();
 }
@@ -119,14 +134,20 @@ fn toml(text: &str) -> drystone::config::MemoryConfig {
 
 #[test]
 fn a_machine_of_an_earlier_version_is_restored_to_the_last_field() {
-    if std::env::var_os("UPDATE_GOLDENS").is_some() {
-        update();
+    for transport in TRANSPORTS {
+        if std::env::var_os("UPDATE_GOLDENS").is_some() {
+            update(transport);
+        }
+        is_restored(&golden(transport));
     }
+}
+
+fn is_restored(golden: &Path) {
     let place = tempfile::tempdir().unwrap();
     let (disk, again) = (place.path().join("disk"), place.path().join("again"));
     File::create(&disk).unwrap().set_len(DISK_LEN).unwrap();
     let wanted = RestoreConfig {
-        dir: golden(),
+        dir: golden.into(),
         verify: true,
         paused: true,
         disks: [("root".to_owned(), disk)].into(),

@@ -34,7 +34,7 @@ fn reads_and_writes_are_where_they_belong() {
     assert_eq!(disk.read(6, 1024).unwrap(), [&content()[6 * 512..7 * 512], &[0xab; 512]].concat());
     assert_eq!(disk.request(&head(FLUSH, 0), 0), failed(0));
     assert_eq!(disk.content()[7 * 512..], [0xab; 512]);
-    assert_eq!(disk.read(0, 0).unwrap(), []);
+    assert!(disk.read(0, 0).unwrap().is_empty());
 }
 
 #[test]
