@@ -14,7 +14,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 /// All headers that are looked at lie in the first KiB, but for the program headers of an ELF.
 const HEAD_LEN: usize = 1024;
 /// Memory is cleared in pieces of this size.
-const CLEAR_LEN: usize = 64 << 10;
+const CLEAR_LEN: usize = 4 << 10;
 
 /// The two kinds of kernel that can be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -228,11 +228,12 @@ fn cmdline_max(header: &setup_header) -> usize {
 }
 
 fn clear<M: GuestMemoryBackend>(memory: &M, range: &Range<u64>) -> Result<(), vm_memory::GuestMemoryError> {
-    let zeros = [0; CLEAR_LEN];
+    // Not on the stack, all of which whoever loads a kernel would have to touch.
+    static ZEROS: [u8; CLEAR_LEN] = [0; CLEAR_LEN];
     let mut at = range.start;
     while at < range.end {
         let len = (range.end - at).min(CLEAR_LEN as u64);
-        memory.write_slice(zeros.get(..len as usize).unwrap_or_default(), GuestAddress(at))?;
+        memory.write_slice(ZEROS.get(..len as usize).unwrap_or_default(), GuestAddress(at))?;
         at += len;
     }
     Ok(())

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use vm_memory::bitmap::BitmapSlice;
 use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
 
+/// No more room is made before it is known how much there is to read.
+const READ_AT_ONCE: usize = 4096;
+
 /// Where an image's bytes come from. A closed set, because `ReadVolatile` cannot be a trait object and a type
 /// parameter would travel through everything that holds a kernel.
 #[derive(Debug)]
@@ -38,7 +41,7 @@ impl Source {
     /// Up to `max` bytes from `offset`; fewer only at the end.
     pub(crate) fn read_at(&mut self, offset: u64, max: usize) -> io::Result<Vec<u8>> {
         self.seek(SeekFrom::Start(offset))?;
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(max.min(READ_AT_ONCE));
         self.by_ref().take(max as u64).read_to_end(&mut out)?;
         Ok(out)
     }
