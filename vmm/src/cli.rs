@@ -13,10 +13,9 @@ use crate::monitor::Removal;
 use crate::registry::Registry;
 use crate::run::{self, ExitStatus, RunError};
 use args::{
-    Cli, Command, DiskAddArgs, DiskArgs, DiskCommand, DiskLimitArgs, DiskRemoveArgs, DiskResizeArgs,
-    EventsArgs, IdArgs, MetricsArgs, NmiArgs, RngArgs, RngCommand, RngLimitArgs, RunArgs, StopArgs,
+    Command, DiskAddArgs, DiskArgs, DiskCommand, DiskLimitArgs, DiskRemoveArgs, DiskResizeArgs, EventsArgs,
+    IdArgs, MetricsArgs, NmiArgs, RngArgs, RngCommand, RngLimitArgs, RunArgs, StopArgs,
 };
-use clap::Parser;
 use clap::error::ErrorKind;
 use machines::CommandError;
 use std::ffi::OsString;
@@ -24,8 +23,8 @@ use std::io::{self, IsTerminal, Write};
 
 /// Does what the command line says, prints what there is to say, and returns the exit code.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> u8 {
-    let status = match Cli::try_parse_from(args) {
-        Ok(cli) => command(cli.command),
+    let status = match Command::parse(args) {
+        Ok(wanted) => command(wanted),
         Err(e) => unparsed(&e),
     };
     if let Some(message) = status.message {

@@ -23,7 +23,8 @@ fn the_help_teaches() {
     }
     for command in ["run", "ls", "info", "cpu", "pause", "resume", "power", "reset", "stop"] {
         assert!(out.lines().any(|l| l.trim_start().starts_with(command)), "{command}");
-        assert_eq!(drystone(dir.path(), &[command, "--help"]).0, 0, "{command}");
+        let (code, help, _) = drystone(dir.path(), &[command, "--help"]);
+        assert_eq!((code, &help), (0, &drystone(dir.path(), &["help", command]).1), "{command}");
     }
     let (code, out, _) = drystone(dir.path(), &["--version"]);
     assert_eq!((code, out), (0, format!("drystone {}\n", env!("CARGO_PKG_VERSION"))));

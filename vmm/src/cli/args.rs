@@ -9,8 +9,11 @@ use crate::registry::VmId;
 use crate::snapshot::RestoreConfig;
 use clap::{Args, Parser, Subcommand};
 use drystone_vcpu::cpuid::FeatureSettings;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
+
+const WIDTH: usize = 110;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -45,11 +48,33 @@ Files:
 
 /// Runs Linux guests in virtual machines, and speaks to those that run.
 #[derive(Debug, Parser)]
-#[command(name = "drystone", version, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(name = "drystone", version, after_help = AFTER_HELP, max_term_width = WIDTH)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
-pub(super) struct Cli {
+struct Cli {
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
+}
+
+/// Run a machine, with its serial console in this terminal, until it ends
+#[derive(Debug, Parser)]
+#[command(bin_name = "drystone run", max_term_width = WIDTH)]
+struct Run {
+    #[command(flatten)]
+    args: RunArgs,
+}
+
+impl Command {
+    /// What the command line says, with the program's name first. Of all commands only `run` is somebody's start-up time: it
+    /// is looked for before the others are described to the parser.
+    pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let args: Vec<_> = args.into_iter().collect();
+        match args.get(1..) {
+            Some(run @ [name, ..]) if name == "run" => {
+                Run::try_parse_from(run).map(|run| Self::Run(Box::new(run.args)))
+            }
+            _ => Cli::try_parse_from(args).map(|cli| cli.command),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
