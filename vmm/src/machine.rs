@@ -281,6 +281,15 @@ impl Machine {
         Ok((machine, console))
     }
 
+    /// Begins to serve its virtio devices. A guest that runs already takes a while until it wants one served; what it wants
+    /// before waits in a doorbell.
+    ///
+    /// # Errors
+    /// [`MachineError::Runner`]; then it is to be dropped.
+    pub(crate) fn serve_devices(&self) -> Result<(), MachineError> {
+        self.virtio.start()
+    }
+
     /// Which kernel was loaded, and how it is entered.
     pub fn booted(&self) -> &Booted {
         &self.booted

@@ -42,13 +42,36 @@ impl Runner {
         Self::with_patience(name, threads, Self::PATIENCE)
     }
 
+    /// As [`new`](Self::new), with threads that are to be [`start`](Self::start)ed. Until then devices can be attached, and
+    /// what their queues are notified of waits; so a machine's guest need not wait for them.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn idle(name: &str, threads: NonZeroUsize) -> Result<Self, RunnerError> {
+        Self::build(name, threads, Self::PATIENCE)
+    }
+
+    /// Starts the threads that are not there yet.
+    ///
+    /// # Errors
+    /// [`RunnerError::Thread`].
+    pub fn start(&self) -> Result<(), RunnerError> {
+        self.0.threads.iter().try_for_each(LoopThread::start)
+    }
+
     /// As [`new`](Self::new), with another patience than [`PATIENCE`](Self::PATIENCE).
     ///
     /// # Errors
     /// As [`new`](Self::new).
     pub fn with_patience(name: &str, threads: NonZeroUsize, patience: Duration) -> Result<Self, RunnerError> {
-        let spawn = |n| LoopThread::spawn(format!("{name}-{n}"));
-        let threads = (0..threads.get()).map(spawn).collect::<Result<_, _>>()?;
+        let runner = Self::build(name, threads, patience)?;
+        runner.start()?;
+        Ok(runner)
+    }
+
+    fn build(name: &str, threads: NonZeroUsize, patience: Duration) -> Result<Self, RunnerError> {
+        let make = |n| LoopThread::new(format!("{name}-{n}"));
+        let threads = (0..threads.get()).map(make).collect::<Result<_, _>>()?;
         Ok(Self(Arc::new(Threads { threads, next: AtomicUsize::new(0), patience })))
     }
 

@@ -4,32 +4,66 @@ use event_manager::{EventManager, RemoteEndpoint, SubscriberId, SubscriberOps};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// One event loop on its own thread, until it is dropped.
+/// One event loop, and its thread from [`start`](Self::start) until it is dropped.
 pub(crate) struct LoopThread {
     name: String,
     stop: Arc<AtomicBool>,
     remote: RemoteEndpoint<Subscriber>,
-    thread: Option<JoinHandle<()>>,
+    state: Mutex<State>,
+}
+
+type Manager = EventManager<Subscriber>;
+type Ops<'a> = dyn SubscriberOps<Subscriber = Subscriber> + 'a;
+
+enum State {
+    Idle(Box<Manager>),
+    Running(JoinHandle<()>),
+    /// There is no thread and will be none.
+    Gone,
 }
 
 impl LoopThread {
-    pub(crate) fn spawn(name: String) -> Result<Self, RunnerError> {
-        let error = |attempt, cause| RunnerError::Thread { name: name.clone(), attempt, cause };
-        let mut manager = EventManager::<Subscriber>::new()
-            .map_err(|e| error("make an event loop", io::Error::other(e.to_string())))?;
-        let (stop, remote) = (Arc::new(AtomicBool::new(false)), manager.remote_endpoint());
-        let flag = stop.clone();
+    pub(crate) fn new(name: String) -> Result<Self, RunnerError> {
+        let manager = Manager::new().map_err(|e| RunnerError::Thread {
+            name: name.clone(),
+            attempt: "make an event loop",
+            cause: io::Error::other(e.to_string()),
+        })?;
+        let (stop, remote) = (Arc::default(), manager.remote_endpoint());
+        Ok(Self { name, stop, remote, state: Mutex::new(State::Idle(Box::new(manager))) })
+    }
+
+    /// Starts the thread, unless it is there.
+    pub(crate) fn start(&self) -> Result<(), RunnerError> {
+        let mut state = self.state();
+        let mut manager = match std::mem::replace(&mut *state, State::Gone) {
+            State::Idle(manager) => manager,
+            other => {
+                *state = other;
+                return Ok(());
+            }
+        };
+        let flag = self.stop.clone();
         let work = move || {
             // An error means that epoll itself is broken: the thread ends, and whoever asks it is told.
             while !flag.load(Ordering::Acquire) && manager.run().is_ok() {}
         };
-        let thread = std::thread::Builder::new().name(name.clone()).spawn(work);
-        let thread = Some(thread.map_err(|cause| error("start", cause))?);
-        Ok(Self { name, stop, remote, thread })
+        let thread = std::thread::Builder::new().name(self.name.clone()).spawn(work);
+        let name = || self.name.clone();
+        *state = State::Running(thread.map_err(|cause| RunnerError::Thread {
+            name: name(),
+            attempt: "start",
+            cause,
+        })?);
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the loop listen to `lane`.
@@ -50,11 +84,10 @@ impl LoopThread {
 
     /// Has the loop forget a lane. When it returns no worker of it runs on this thread, unless it was called on that.
     pub(crate) fn remove(&self, id: SubscriberId) {
-        let forget = move |ops: &mut dyn SubscriberOps<Subscriber = Subscriber>| {
+        let forget = move |ops: &mut Ops<'_>| {
             drop(ops.remove_subscriber(id));
         };
-        let own = self.thread.as_ref().is_some_and(|t| t.thread().id() == std::thread::current().id());
-        if own {
+        if self.is_own() {
             // A call would wait for itself.
             let _ = self.remote.fire(forget);
         } else {
@@ -64,6 +97,9 @@ impl LoopThread {
 
     /// Waits until the thread is between two events.
     pub(crate) fn quiesce(&self, patience: Duration) -> Result<(), RunnerError> {
+        if matches!(*self.state(), State::Idle(_)) {
+            return Ok(());
+        }
         let (sender, answer) = mpsc::channel();
         let fired = self.remote.fire(move |_| {
             let _ = sender.send(());
@@ -78,13 +114,27 @@ impl LoopThread {
     }
 
     fn is_gone(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        match &*self.state() {
+            State::Idle(_) => false,
+            State::Running(thread) => thread.is_finished(),
+            State::Gone => true,
+        }
     }
 
+    /// Whether it is the calling thread.
+    fn is_own(&self) -> bool {
+        let own = |thread: &JoinHandle<()>| thread.thread().id() == std::thread::current().id();
+        matches!(&*self.state(), State::Running(thread) if own(thread))
+    }
+
+    /// Has the loop do `f`, now if it has no thread yet.
     fn call<T: Send + 'static>(
         &self,
-        f: impl FnOnce(&mut dyn SubscriberOps<Subscriber = Subscriber>) -> T + Send + 'static,
+        f: impl FnOnce(&mut Ops<'_>) -> T + Send + 'static,
     ) -> Result<T, RunnerError> {
+        if let State::Idle(manager) = &mut *self.state() {
+            return Ok(f(manager.as_mut()));
+        }
         let answer = self.remote.call_blocking(move |ops| Ok::<_, event_manager::Error>(f(ops)));
         answer.map_err(|_| RunnerError::Gone(self.name.clone()))
     }
@@ -94,7 +144,8 @@ impl Drop for LoopThread {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         let _ = self.remote.kick();
-        if let Some(thread) = self.thread.take()
+        let state = std::mem::replace(&mut *self.state(), State::Gone);
+        if let State::Running(thread) = state
             && thread.thread().id() != std::thread::current().id()
         {
             let _ = thread.join();

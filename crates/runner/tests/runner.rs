@@ -306,3 +306,22 @@ fn a_thread_that_is_stuck_in_a_worker_is_named() {
         while Component::pause(&runner).is_err() {}
     });
 }
+
+#[test]
+fn what_is_asked_before_there_are_threads_is_answered_once_there_are() {
+    within(LIMIT, || {
+        let (mut rig, runner) = (Rig::new(), Runner::idle("lanes", NonZeroUsize::MIN).unwrap());
+        drop(runner.attach(rig.port.0.core(), &rig.doorbells).unwrap());
+        let _attached = runner.attach(rig.port.0.core(), &rig.doorbells).unwrap();
+        rig.send(0);
+        Component::pause(&runner).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(rig.rings[0].take(), None, "somebody has served it");
+        runner.start().unwrap();
+        runner.start().unwrap();
+        assert_eq!(rig.settle(0), 1);
+        assert_eq!([1, 2].map(|queue| rig.ask(queue)), [2, 2]);
+        // A loop that never had a thread ends as well.
+        drop(Runner::idle("lanes", NonZeroUsize::MIN).unwrap());
+    });
+}

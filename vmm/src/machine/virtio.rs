@@ -162,10 +162,15 @@ impl Virtio {
     fn runner(&mut self) -> Result<Runner, MachineError> {
         let runner = match self.runner.take() {
             Some(runner) => runner,
-            None => Runner::new("virtio", NonZeroUsize::MIN)?,
+            None => Runner::idle("virtio", NonZeroUsize::MIN)?,
         };
         self.runner = Some(runner.clone());
         Ok(runner)
+    }
+
+    /// Begins to serve them.
+    pub(super) fn start(&self) -> Result<(), MachineError> {
+        Ok(self.runner.as_ref().map_or(Ok(()), Runner::start)?)
     }
 
     /// Hands them to the orchestrator: after the vCPUs, before the interrupt controllers.
@@ -212,6 +217,7 @@ impl Virtio {
             return Err(MachineError::Disk { name, what: "there is a disk of that name".into() });
         }
         let had_runner = self.runner.is_some();
+        self.runner()?.start()?;
         let new = self.disk(disk, index, Transport::Pci)?;
         let component = new.name.clone();
         let made = self.make(new)?;
