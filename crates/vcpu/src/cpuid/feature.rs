@@ -22,8 +22,8 @@ pub enum Class {
     Paravirtual,
     /// Follows from how vCPUs are grouped.
     Topology,
-    /// Virtualisation for the guest's own guests: only if asked for, because what such a guest holds is no part of a
-    /// saved machine.
+    /// Virtualisation for the guest's own guests. Never given: what such a guest holds is no part of a saved machine, and
+    /// would outlive a reset.
     Nested,
     /// Makes sense on the host only (power, performance counters, tracing, resource control, enclaves), or mirrors a
     /// control register, which the hypervisor maintains. Never given.

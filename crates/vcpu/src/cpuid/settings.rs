@@ -47,6 +47,7 @@ pub enum SettingsError {
 fn why(class: Class) -> &'static str {
     match class {
         Class::Topology => "it follows from the grouping of vCPUs",
+        Class::Nested => "what the guest's own guests hold could be neither saved nor reset",
         _ => "it makes sense on the host only",
     }
 }
@@ -69,7 +70,7 @@ impl FeatureSettings {
     pub fn set(&mut self, feature: FeatureBit, setting: Setting) -> Result<&mut Self, SettingsError> {
         if let Some(known) = Feature::of(&feature.0)
             && setting != Setting::Off
-            && matches!(known.class, Class::Host | Class::Topology)
+            && matches!(known.class, Class::Host | Class::Topology | Class::Nested)
         {
             return Err(SettingsError::NeverGiven { name: known.name, class: known.class });
         }
