@@ -160,17 +160,17 @@ impl VcpuSet {
                 io = io.with_msrs(slot.id, handler.clone());
             }
             let worker = worker::Worker::new(slot.clone(), set.shared.clone(), io);
-            let (setup, waiting) = worker::setup(options.on_thread.clone(), place);
+            let (setup, answer) = worker::setup(options.on_thread.clone(), place);
             let handle = thread::Builder::new()
                 .name(format!("vcpu{place}"))
                 .spawn(move || setup().then(|| worker.serve()))
                 .map_err(|cause| VcpuError::Thread { id: slot.id, cause })?;
             set.thread_ids.push(handle.thread().id());
             lock(&set.control).threads.push(handle);
-            ready.push((slot.id, waiting));
+            ready.extend(answer.map(|answer| (slot.id, answer)));
         }
-        for (id, waiting) in ready {
-            waiting.recv().unwrap_or(Ok(())).map_err(|cause| VcpuError::Setup { id, cause })?;
+        for (id, answer) in ready {
+            answer.recv().unwrap_or(Ok(())).map_err(|cause| VcpuError::Setup { id, cause })?;
         }
         Ok(set)
     }

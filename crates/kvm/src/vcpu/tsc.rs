@@ -40,7 +40,7 @@ fn offset_call(vcpu: &KvmVcpu, request: libc::c_ulong, value: &mut u64) -> io::R
         flags: 0,
     };
     // SAFETY: KVM reads `attr`, and reads or writes the 8 bytes of `value`; both outlive the call.
-    match unsafe { libc::ioctl(vcpu.fd.as_raw_fd(), request, &raw const attr) } {
+    match unsafe { libc::ioctl(vcpu.fd.as_raw_fd(), request as libc::Ioctl, &raw const attr) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

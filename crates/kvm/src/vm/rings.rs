@@ -109,7 +109,7 @@ pub(crate) fn offered(check: impl Fn(libc::c_ulong) -> i32) -> (u32, u32) {
 
 fn reset(fd: &VmFd) -> Result<(), Error> {
     // SAFETY: the call has no argument and touches the rings only, which are shared with KVM for that.
-    match unsafe { libc::ioctl(fd.as_raw_fd(), RESET_DIRTY_RINGS, 0) } {
+    match unsafe { libc::ioctl(fd.as_raw_fd(), RESET_DIRTY_RINGS as libc::Ioctl, 0) } {
         0.. => Ok(()),
         _ => Err(Error::Call {
             attempt: "make room in the dirty rings".into(),

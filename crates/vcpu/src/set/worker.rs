@@ -9,23 +9,28 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
-/// What makes a thread ready, to be called on it, and what came of it. The first says whether the thread may go on.
+/// What makes a thread ready, to be called on it: whether the thread may go on. Whoever makes the set waits for the answer,
+/// if there is one to wait for.
 pub(super) fn setup(
     setup: Option<ThreadSetup>,
     place: usize,
-) -> (impl FnOnce() -> bool + Send, Receiver<io::Result<()>>) {
-    let (sender, receiver) = mpsc::channel();
+) -> (impl FnOnce() -> bool + Send, Option<Receiver<io::Result<()>>>) {
+    let (call, answer) = setup
+        .map(|setup| {
+            let (sender, receiver) = mpsc::channel();
+            ((setup, sender), receiver)
+        })
+        .unzip();
     let call = move || {
-        let done = setup.map_or(Ok(()), |setup| {
-            // It is somebody else's, and whoever makes the set waits for its answer.
-            let panicked = |_| Err(io::Error::other("it panicked"));
-            catch_unwind(AssertUnwindSafe(|| setup(place))).unwrap_or_else(panicked)
-        });
+        let Some((setup, sender)) = call else { return true };
+        // It is somebody else's, and whoever makes the set waits for its answer.
+        let panicked = |_| Err(io::Error::other("it panicked"));
+        let done = catch_unwind(AssertUnwindSafe(|| setup(place))).unwrap_or_else(panicked);
         let ready = done.is_ok();
         let _ = sender.send(done);
         ready
     };
-    (call, receiver)
+    (call, answer)
 }
 
 /// What a vCPU's thread does.
