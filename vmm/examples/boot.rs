@@ -34,7 +34,7 @@ fn main() {
             bytes.clear();
         }
     });
-    let end = mailbox.serve(machine).unwrap();
+    let end = mailbox.begin(machine).unwrap().serve().unwrap();
     show.join().unwrap();
     journal.history().since(0).iter().for_each(|event| println!("{event}"));
     println!("{} {}", end.cause, end.hint);

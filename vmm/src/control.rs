@@ -26,5 +26,5 @@ mod verbs;
 pub use action::{Action, DEFAULT_REMOVAL_TIME, DEFAULT_SHUTDOWN_TIME, MAX_SHUTDOWN_TIME};
 pub use info::{Info, SnapshotProgress, VmState};
 pub use limits::Limits;
-pub use server::{ServeError, Server};
+pub use server::{ServeError, Server, Socket};
 pub use verbs::{Verb, VerbError, Verbs};

@@ -56,7 +56,8 @@ impl Log {
     /// What the host said when it cannot be opened.
     pub fn open(path: &Path, level: Level) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        let (written, regular) = (file.metadata()?.len(), file.metadata()?.is_file());
+        let metadata = file.metadata()?;
+        let (written, regular) = (metadata.len(), metadata.is_file());
         let file = Mutex::new((file, written));
         Ok(Self(Some(Arc::new(Inner { level, path: path.into(), regular, file }))))
     }

@@ -178,31 +178,20 @@ pub struct End {
 }
 
 impl Mailbox {
-    /// Boots `machine`, or has it go on where it was saved, and serves it until it ends. When this returns, no vCPU runs any more.
+    /// Boots `machine`, or has it go on where it was saved. From now on its guest runs, until what this answers is dropped;
+    /// somebody must serve it.
     ///
     /// # Errors
     /// [`Error`] when it cannot be started.
-    pub fn serve(self, machine: Machine) -> Result<End, Error> {
-        let reader = machine.orchestrator.reader();
-        let mut monitor = Monitor {
+    pub fn begin(self, mut machine: Machine) -> Result<Monitor, Error> {
+        machine.begin()?;
+        Ok(Monitor {
+            mailbox: self,
             machine,
             shutdown: Shutdown::default(),
             removals: Removals::default(),
-            snapshot: self.snapshot.clone(),
             hint: "",
-        };
-        monitor.machine.begin()?;
-        while reader.state() != State::Stopped {
-            match self.next(monitor.time_left()) {
-                Ok(message) => monitor.handle(message),
-                Err(RecvTimeoutError::Timeout) => monitor.time_is_up(),
-                // Nobody is left who could ask for anything, not even for an end.
-                Err(RecvTimeoutError::Disconnected) => monitor.machine.orchestrator.stop(Cause::Operator),
-            }
-        }
-        monitor.shutdown.ended();
-        monitor.machine.vcpus.stop();
-        Ok(End { cause: reader.wait_stopped(), hint: monitor.hint })
+        })
     }
 
     fn next(&self, time: Option<Duration>) -> Result<Message, RecvTimeoutError> {
@@ -213,17 +202,38 @@ impl Mailbox {
     }
 }
 
-/// The state of the thread.
-struct Monitor {
+/// The owner of a machine that has begun.
+#[must_use = "dropping it ends the machine"]
+pub struct Monitor {
+    mailbox: Mailbox,
     machine: Machine,
     shutdown: Shutdown,
-    snapshot: Current,
     removals: Removals,
     /// For the user, should the machine have ended over it.
     hint: &'static str,
 }
 
 impl Monitor {
+    /// Serves the machine until it ends. When this returns, no vCPU runs any more.
+    ///
+    /// # Errors
+    /// [`MachineError`] when nobody can serve its devices.
+    pub fn serve(mut self) -> Result<End, MachineError> {
+        let reader = self.machine.orchestrator.reader();
+        self.machine.serve_devices()?;
+        while reader.state() != State::Stopped {
+            match self.mailbox.next(self.time_left()) {
+                Ok(message) => self.handle(message),
+                Err(RecvTimeoutError::Timeout) => self.time_is_up(),
+                // Nobody is left who could ask for anything, not even for an end.
+                Err(RecvTimeoutError::Disconnected) => self.machine.orchestrator.stop(Cause::Operator),
+            }
+        }
+        self.shutdown.ended();
+        self.machine.vcpus.stop();
+        Ok(End { cause: reader.wait_stopped(), hint: self.hint })
+    }
+
     /// Until something is to be done that no message asks for.
     fn time_left(&self) -> Option<Duration> {
         [self.shutdown.time_left(), self.machine.unplug_time_left()].into_iter().flatten().min()

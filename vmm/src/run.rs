@@ -4,27 +4,28 @@ mod console;
 mod engine;
 mod exit;
 mod exits;
+mod inbox;
 mod kvm;
 mod panic;
 mod signals;
 
 pub use console::ConsoleError;
-pub use engine::{Built, Engine};
+pub use engine::{Built, Engine, Serve};
 pub use exit::ExitStatus;
 pub use kvm::{KvmEngine, RestoreEngine};
 
 use crate::config::{Config, ConfigError, ConsoleConfig};
 use crate::console::{Escape, Terminal};
-use crate::control::{Action, Limits, ServeError, Server, Verbs};
+use crate::control::{Action, Limits, ServeError, Socket, Verbs};
 use crate::log::Log;
 use crate::monitor::End;
 use crate::registry::{Claim, Registry, RegistryError};
 use crate::snapshot::Restore;
+use inbox::{Event, Inbox};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 /// A machine that was told to end gets so long; then the process ends without it.
@@ -67,18 +68,6 @@ pub enum RunError {
     },
 }
 
-/// What the thread that runs a machine waits for.
-enum Event {
-    /// A signal that means the end.
-    Signal(i32),
-    /// The user's wish.
-    Escape(Escape),
-    /// Some thread panicked: this program has a bug.
-    Panic,
-    /// The machine has ended and is gone.
-    Ended(Result<End, String>),
-}
-
 /// Runs a machine on `/dev/kvm` and returns when it has ended: [`run_with`] the [`KvmEngine`].
 ///
 /// # Errors
@@ -110,36 +99,34 @@ pub fn run_with(config: &Config, engine: &dyn Engine) -> Result<ExitStatus, RunE
         ConsoleConfig::Stdio => Terminal::of(rustix::stdio::stdin()).map_err(host("look at the terminal"))?,
         _ => None,
     };
-    let (sender, events) = channel();
     // First of all, so that nothing that is made below outlives a signal.
-    let _signals =
-        signals::SignalThread::start(terminal.clone(), sender.clone()).map_err(host("wait for signals"))?;
+    let mut inbox = Inbox::new().map_err(host("take signals"))?;
     // Validated above.
     let id = config.id.as_ref().and_then(|id| id.parse().ok());
     let claim = Registry::from_env()?.claim(id.as_ref())?;
     let log = open_log(config, &claim)?;
-    let _panics = panic::PanicGuard::install(terminal.clone(), log.clone(), sender.clone());
+    let _panics = panic::PanicGuard::install(terminal.clone(), log.clone(), inbox.post());
     log.info(format_args!("drystone {} makes {}", env!("CARGO_PKG_VERSION"), claim.id()));
 
+    // Whatever can be wrong with what the user asked for is found before the guest begins …
     let built = engine.build(config, claim.id(), &log).map_err(RunError::Machine)?;
-    let server = Server::start(&claim.socket(), built.verbs.clone(), Limits::default(), log.clone())?;
-    if terminal.is_some() {
+    let socket = Socket::bind(&claim.socket())?;
+    let console = console::Place::open(&config.console)?;
+    let serve = (built.begin)().map_err(RunError::Machine)?;
+    // … and what it does not need to begin comes when it has: until it is read, what it says waits in the serial port.
+    if let Some(terminal) = &terminal {
         eprintln!("drystone: {}: Ctrl-A x stops it, Ctrl-A h helps", claim.id());
+        inbox.control_jobs(terminal.clone()).map_err(host("take signals"))?;
     }
-    let session = console::Session::start(
-        &config.console,
-        terminal.as_ref(),
-        built.input,
-        built.output,
-        sender.clone(),
-    )?;
-    let serve = built.serve;
-    let monitor = std::thread::Builder::new()
-        .name("monitor".into())
-        .spawn(move || drop(sender.send(Event::Ended(caught(serve)))))
-        .map_err(host("start the monitor"))?;
+    let session = console.connect(terminal.as_ref(), built.input, built.output, inbox.post())?;
+    let server = socket.serve(built.verbs.clone(), Limits::default(), log.clone())?;
+    let monitor = {
+        let post = inbox.post();
+        let monitor = std::thread::Builder::new().name("monitor".into());
+        monitor.spawn(move || post.send(Event::Ended(caught(serve)))).map_err(host("start the monitor"))?
+    };
 
-    let (status, gone) = supervise(&events, &built.verbs, &*built.end, &log);
+    let (status, gone) = supervise(&mut inbox, &built.verbs, &*built.end, &log);
     if gone {
         let _ = monitor.join();
         log.debug("the machine is gone");
@@ -155,7 +142,7 @@ pub fn run_with(config: &Config, engine: &dyn Engine) -> Result<ExitStatus, RunE
 }
 
 /// Serves the machine to its end, also if that is a panic, which the hook has reported.
-fn caught(serve: impl FnOnce() -> Result<End, String>) -> Result<End, String> {
+fn caught(serve: Serve) -> Result<End, String> {
     // Nothing of it is used afterwards.
     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(serve));
     ended.unwrap_or_else(|_| Err("the machine's monitor failed".into()))
@@ -167,34 +154,25 @@ fn open_log(config: &Config, claim: &Claim) -> Result<Log, RunError> {
 }
 
 /// Waits for the machine's end, and brings it about when asked to. The second value says whether the machine is gone.
-fn supervise(
-    events: &Receiver<Event>,
-    verbs: &Arc<dyn Verbs>,
-    end: &dyn Fn(),
-    log: &Log,
-) -> (ExitStatus, bool) {
+fn supervise(inbox: &mut Inbox, verbs: &Arc<dyn Verbs>, end: &dyn Fn(), log: &Log) -> (ExitStatus, bool) {
     let pressing = Arc::new(AtomicBool::new(false));
     // How the run ends, if that is decided already, and until when the machine may take to follow.
     let mut decided: Option<(ExitStatus, Instant)> = None;
     loop {
-        let event = match &decided {
-            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some((_, deadline)) => events.recv_timeout(deadline.saturating_duration_since(Instant::now())),
-        };
-        let status = match event {
-            Ok(Event::Ended(result)) => return (conclude(decided, result), true),
-            Ok(Event::Escape(Escape::PowerButton)) => {
+        let status = match inbox.next(decided.as_ref().map(|(_, deadline)| *deadline)) {
+            Some(Event::Ended(result)) => return (conclude(decided, result), true),
+            Some(Event::Escape(Escape::PowerButton)) => {
                 press(verbs, &pressing, log);
                 continue;
             }
-            Ok(Event::Escape(_)) if decided.is_some() => continue,
-            Ok(Event::Escape(_)) => ExitStatus::ok(),
-            Ok(Event::Signal(n)) => {
+            Some(Event::Escape(_)) if decided.is_some() => continue,
+            Some(Event::Escape(_)) => ExitStatus::ok(),
+            Some(Event::Signal(n)) => {
                 log.info(format_args!("signal {n}"));
                 ExitStatus::signal(n)
             }
-            Ok(Event::Panic) => ExitStatus { code: ExitStatus::ERROR, message: None },
-            Err(_) => {
+            Some(Event::Panic) => ExitStatus { code: ExitStatus::ERROR, message: None },
+            None => {
                 let why = format!("the machine did not end within {} seconds", STOP_TIME.as_secs());
                 log.error(&why);
                 return (ExitStatus::error(why), false);

@@ -3,25 +3,9 @@
 
 mod common;
 
-use common::{Session, is_raw, wait_until};
+use common::{Session, drystone, has_kvm, is_raw, wait_until};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-/// Whether there is a `/dev/kvm` to open; says so out loud if not.
-fn has_kvm() -> bool {
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    if let Err(e) = &opened {
-        eprintln!("NOT RUN: /dev/kvm: {e}");
-    }
-    opened.is_ok()
-}
-
-fn drystone(runtime: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_drystone"));
-    command.args(args).env("DRYSTONE_RUNTIME_DIR", runtime).stderr(Stdio::piped());
-    command
-}
 
 /// Runs it, up to the first prompt; returns what it says by itself.
 fn run(runtime: &Path, args: &[&str]) -> (Session, String) {

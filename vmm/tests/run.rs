@@ -64,7 +64,7 @@ impl Engine for Echo {
             input: Box::new(EchoInput(messages)),
             output: Box::new(EchoOutput(speech)),
             end: Box::new(move || drop(ender.send(Message::End))),
-            serve: Box::new(move || serve(&inbox, speaker, deaf, slow)),
+            begin: Box::new(move || Ok(Box::new(move || serve(&inbox, speaker, deaf, slow)))),
         })
     }
 }

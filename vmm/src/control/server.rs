@@ -34,11 +34,26 @@ pub enum ServeError {
     },
 }
 
+/// A control socket where connections wait until it is served. Dropping it removes it.
+pub struct Socket {
+    listener: UnixListener,
+    name: Name,
+}
+
 /// The control socket and the thread that serves it. Dropping it ends both.
 pub struct Server {
-    path: PathBuf,
+    name: Option<Name>,
     ending: watch::Sender<bool>,
     thread: Option<JoinHandle<()>>,
+}
+
+/// A name in the file system, until it is dropped.
+struct Name(PathBuf);
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 impl Server {
@@ -47,16 +62,37 @@ impl Server {
     /// # Errors
     /// [`ServeError::Socket`] when the socket or the thread cannot be made.
     pub fn start(path: &Path, verbs: Arc<dyn Verbs>, limits: Limits, log: Log) -> Result<Self, ServeError> {
-        let failed = |attempt| move |cause| ServeError::Socket { path: path.into(), attempt, cause };
+        Socket::bind(path)?.serve(verbs, limits, log)
+    }
+}
+
+impl Socket {
+    /// Listens at `path`, for the user alone (mode 0600).
+    ///
+    /// # Errors
+    /// [`ServeError::Socket`] when it cannot be made.
+    pub fn bind(path: &Path) -> Result<Self, ServeError> {
+        let failed = |attempt| failed(path, attempt);
         let listener = UnixListener::bind(path).map_err(failed("listen"))?;
+        let name = Name(path.into());
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(failed("protect"))?;
         listener.set_nonblocking(true).map_err(failed("configure"))?;
+        Ok(Self { listener, name })
+    }
+
+    /// Answers for `verbs` on a thread of its own.
+    ///
+    /// # Errors
+    /// [`ServeError::Socket`] when there can be no thread.
+    pub fn serve(self, verbs: Arc<dyn Verbs>, limits: Limits, log: Log) -> Result<Server, ServeError> {
+        let Self { listener, name } = self;
+        let failed = || failed(&name.0, "serve");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // One for each look and each verb that the limits allow.
             .max_blocking_threads(limits.connections + 2 * limits.verbs)
             .build()
-            .map_err(failed("serve"))?;
+            .map_err(failed())?;
         let (ending, is_ending) = watch::channel(false);
         let serve = move || {
             let local = LocalSet::new();
@@ -68,16 +104,19 @@ impl Server {
             // A verb that hangs must not hold up the end.
             runtime.shutdown_background();
         };
-        let thread =
-            std::thread::Builder::new().name("control".into()).spawn(serve).map_err(failed("serve"))?;
-        Ok(Self { path: path.into(), ending, thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("control".into()).spawn(serve).map_err(failed())?;
+        Ok(Server { name: Some(name), ending, thread: Some(thread) })
     }
+}
+
+fn failed(path: &Path, attempt: &'static str) -> impl FnOnce(io::Error) -> ServeError {
+    move |cause| ServeError::Socket { path: path.into(), attempt, cause }
 }
 
 impl Drop for Server {
     /// Takes no more requests, lets answers that are on their way out for at most a second, and removes the socket.
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        drop(self.name.take());
         let _ = self.ending.send(true);
         if let Some(thread) = self.thread.take() {
             // A panic in it was reported by the hook.

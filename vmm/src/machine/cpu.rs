@@ -31,7 +31,8 @@ impl Cpus {
         saved: Option<SavedCpuid>,
     ) -> Result<Self, MachineError> {
         let topology = config.cpus.topology()?;
-        let most = hypervisor.capabilities().max_vcpus;
+        let capabilities = hypervisor.capabilities();
+        let most = capabilities.max_vcpus;
         if topology.vcpus() > most {
             let hypervisor = hypervisor.name();
             return Err(MachineError::Cpus { asked: topology.vcpus(), hypervisor, most });
@@ -42,7 +43,7 @@ impl Cpus {
             Some(saved) => saved.on(host, &model)?,
         };
         // The rules that are there for everybody are worth having where they can be had, and no more.
-        if config.cpu.msrs.is_empty() && !hypervisor.capabilities().msr_filter {
+        if config.cpu.msrs.is_empty() && !capabilities.msr_filter {
             policy = MsrPolicy::new();
         }
         let affinity = config.cpu.affinity.clone();

@@ -17,7 +17,7 @@ impl Monitor {
         orchestrator.pause()?;
         // What the guest has let go of is not part of the machine.
         self.unplugged();
-        let written = self.snapshot.during(|progress| self.machine.write(request, progress));
+        let written = self.mailbox.snapshot.clone().during(|progress| self.machine.write(request, progress));
         match &written {
             Ok(manifest) => self.note(request, manifest, begun),
             Err(e) => self.machine.journal().note(EventKind::Error, Some(e.to_string())),

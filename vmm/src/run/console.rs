@@ -1,13 +1,12 @@
-use super::Event;
+use super::inbox::{Event, Post};
 use crate::config::ConsoleConfig;
 use crate::console::{Escape, EscapeParser, Input, Output, RawMode, Terminal};
 use crate::console::{InputSink, OutputSource};
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 /// So long what the guest said last may take to be written, if nobody reads it.
@@ -30,6 +29,13 @@ pub enum ConsoleError {
     Host(#[from] io::Error),
 }
 
+/// Where the guest's console is to be.
+pub(super) enum Place {
+    Nowhere,
+    File(File),
+    Stdio,
+}
+
 /// The console of a running machine. Fields are dropped in order: the terminal is given back last.
 pub(super) struct Session {
     input: Option<Input>,
@@ -37,39 +43,49 @@ pub(super) struct Session {
     raw: Option<RawMode>,
 }
 
-impl Session {
-    /// Connects the guest's console to where `config` says.
-    pub fn start(
-        config: &ConsoleConfig,
+impl Place {
+    /// Finds it, or makes the file.
+    pub fn open(config: &ConsoleConfig) -> Result<Self, ConsoleError> {
+        Ok(match config {
+            ConsoleConfig::None => Self::Nowhere,
+            ConsoleConfig::File(path) => Self::File(create(path)?),
+            ConsoleConfig::Stdio => Self::Stdio,
+        })
+    }
+
+    /// Connects the guest's console to it.
+    pub fn connect(
+        self,
         terminal: Option<&Terminal>,
         sink: Box<dyn InputSink>,
         source: Box<dyn OutputSource>,
-        events: Sender<Event>,
-    ) -> Result<Self, ConsoleError> {
-        match config {
+        post: Post,
+    ) -> Result<Session, ConsoleError> {
+        match self {
             // Dropping the guest's ends tells it that nobody listens.
-            ConsoleConfig::None => Ok(Self { input: None, output: None, raw: None }),
-            ConsoleConfig::File(path) => {
-                let output = Output::start(create(path)?.as_fd(), source)?;
-                Ok(Self { input: None, output: Some(output), raw: None })
+            Self::Nowhere => Ok(Session { input: None, output: None, raw: None }),
+            Self::File(file) => {
+                let output = Output::start(file.as_fd(), source)?;
+                Ok(Session { input: None, output: Some(output), raw: None })
             }
-            ConsoleConfig::Stdio => Self::stdio(terminal, sink, source, events),
+            Self::Stdio => Session::stdio(terminal, sink, source, post),
         }
     }
+}
 
+impl Session {
     fn stdio(
         terminal: Option<&Terminal>,
         sink: Box<dyn InputSink>,
         source: Box<dyn OutputSource>,
-        events: Sender<Event>,
+        post: Post,
     ) -> Result<Self, ConsoleError> {
         let raw = terminal.map(Terminal::raw).transpose()?;
         let output = Output::start(rustix::stdio::stdout(), source)?;
         let notice = output.notice();
         let on_escape = Box::new(move |wish| match wish {
             Escape::Help => notice(EscapeParser::HELP),
-            // If nobody listens any more, the machine has ended.
-            wish => drop(events.send(Event::Escape(wish))),
+            wish => post.send(Event::Escape(wish)),
         });
         let input = Input::start(rustix::stdio::stdin(), terminal.cloned(), sink, on_escape)?;
         Ok(Self { input: Some(input), output: Some(output), raw })
@@ -86,7 +102,7 @@ impl Session {
     }
 }
 
-fn create(path: &Path) -> Result<std::fs::File, ConsoleError> {
+fn create(path: &Path) -> Result<File, ConsoleError> {
     let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
     file.map_err(|cause| ConsoleError::File { path: path.into(), cause })
 }

@@ -25,7 +25,10 @@ pub struct Built {
     pub output: Box<dyn OutputSource>,
     /// Asks the machine to end, from any thread, without waiting for it.
     pub end: Box<dyn Fn() + Send + Sync>,
-    /// Boots the machine and blocks until it has ended and is gone, or says in one line why it cannot be booted.
+    /// Lets the guest begin, or says in one line why it cannot. Dropping what it answers ends the machine.
     #[allow(clippy::type_complexity)] // this once
-    pub serve: Box<dyn FnOnce() -> Result<End, String> + Send>,
+    pub begin: Box<dyn FnOnce() -> Result<Serve, String>>,
 }
+
+/// Serves a machine whose guest runs: blocks until it has ended and is gone.
+pub type Serve = Box<dyn FnOnce() -> Result<End, String> + Send>;

@@ -71,7 +71,10 @@ fn build(config: &Config, id: &VmId, log: &Log, origin: Origin<'_>) -> Result<Bu
         input: Box::new(console.input),
         output: Box::new(console.output),
         end: Box::new(move || handle.end(lifecycle::Cause::Operator)),
-        serve: Box::new(move || mailbox.serve(machine).map_err(|e| e.to_string())),
+        begin: Box::new(move || {
+            let monitor = mailbox.begin(machine).map_err(|e| e.to_string())?;
+            Ok(Box::new(move || monitor.serve().map_err(|e| e.to_string())))
+        }),
     })
 }
 

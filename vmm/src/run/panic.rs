@@ -1,9 +1,8 @@
-use super::Event;
+use super::inbox::{Event, Post};
 use crate::console::Terminal;
 use crate::log::Log;
 use std::panic::{PanicHookInfo, set_hook, take_hook};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 type Hook = Arc<dyn Fn(&PanicHookInfo<'_>) + Send + Sync>;
 
@@ -13,7 +12,7 @@ pub(super) struct PanicGuard {
 }
 
 impl PanicGuard {
-    pub fn install(terminal: Option<Terminal>, log: Log, events: Sender<Event>) -> Self {
+    pub fn install(terminal: Option<Terminal>, log: Log, post: Post) -> Self {
         let previous: Hook = take_hook().into();
         let (traced, wanted) = (previous.clone(), std::env::var_os("RUST_BACKTRACE").is_some());
         set_hook(Box::new(move |info| {
@@ -28,7 +27,7 @@ impl PanicGuard {
             if wanted {
                 traced(info);
             }
-            let _ = events.send(Event::Panic);
+            post.send(Event::Panic);
         }));
         Self { previous }
     }

@@ -1,57 +1,54 @@
-use super::Event;
+//! The signals that a machine's process serves. They are taken before anything is made that should not outlive them, and
+//! followed by the thread that runs the machine, through its [`Inbox`](super::inbox::Inbox).
+
 use crate::console::Terminal;
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
-use signal_hook::iterator::{Handle, Signals};
+use signal_hook::iterator::backend::SignalDelivery;
+use signal_hook::iterator::exfiltrator::SignalOnly;
 use signal_hook::low_level::emulate_default_handler;
-use std::io;
-use std::sync::mpsc::Sender;
-use std::thread::JoinHandle;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
 
 /// These end the machine.
 const ENDING: [i32; 4] = [SIGTERM, SIGINT, SIGHUP, SIGQUIT];
+/// /proc/self/status is shorter; what is looked for comes early.
+const STATUS: usize = 4096;
 
-/// The thread that serves signals, until this is dropped.
-pub(super) struct SignalThread {
-    handle: Handle,
-    thread: Option<JoinHandle<()>>,
+pub(super) type Signals = SignalDelivery<UnixStream, SignalOnly>;
+
+/// From now on ending signals do not end the process: they write to `bell` and can be read by its other end `read`.
+pub(super) fn take(read: UnixStream, bell: UnixStream) -> io::Result<Signals> {
+    let ignored = ignored(&status().unwrap_or_default());
+    // nohup and shells' background jobs ignore some, and mean it.
+    let ending = ENDING.into_iter().filter(|n| ignored & 1 << (n - 1) == 0);
+    Signals::with_pipe(read, bell, SignalOnly, ending)
 }
 
-impl SignalThread {
-    /// Sends ending signals to `events`; gives the terminal back before the process stops and takes it again after.
-    pub fn start(terminal: Option<Terminal>, events: Sender<Event>) -> io::Result<Self> {
-        let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
-        // nohup and shells' background jobs ignore some, and mean it.
-        let ending = ENDING.into_iter().filter(|n| ignored & 1 << (n - 1) == 0);
-        let mut signals = Signals::new(ending.chain([SIGTSTP, SIGCONT]))?;
-        let handle = signals.handle();
-        let serve = move || {
-            for signal in signals.forever() {
-                match signal {
-                    SIGTSTP => {
-                        terminal.iter().for_each(Terminal::rest);
-                        // Stops the whole process here, guest included, until SIGCONT.
-                        let _ = emulate_default_handler(SIGTSTP);
-                    }
-                    // Also after SIGSTOP, and when a shell brings a background job to the front. Should the terminal be
-                    // gone, SIGHUP says so.
-                    SIGCONT => terminal.iter().for_each(|t| drop(t.wake())),
-                    // If nobody listens, the end is on its way.
-                    ending => drop(events.send(Event::Signal(ending))),
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("signals".into()).spawn(serve)?;
-        Ok(Self { handle, thread: Some(thread) })
-    }
+/// Takes those that stop and continue the process too.
+pub(super) fn take_jobs(signals: &Signals) -> io::Result<()> {
+    [SIGTSTP, SIGCONT].into_iter().try_for_each(|signal| signals.handle().add_signal(signal))
 }
 
-impl Drop for SignalThread {
-    fn drop(&mut self) {
-        self.handle.close();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+/// Does what `signal` asks; the answer is the signal if it asks for the end of the machine.
+pub(super) fn follow(signal: i32, terminal: Option<&Terminal>) -> Option<i32> {
+    match signal {
+        SIGTSTP => {
+            terminal.iter().for_each(|t| t.rest());
+            // Stops the whole process here, guest included, until SIGCONT.
+            let _ = emulate_default_handler(SIGTSTP);
         }
+        // Also after SIGSTOP, and when a shell brings a background job to the front. Should the terminal be gone, SIGHUP
+        // says so.
+        SIGCONT => terminal.iter().for_each(|t| drop(t.wake())),
+        ending => return Some(ending),
     }
+    None
+}
+
+fn status() -> io::Result<String> {
+    let mut text = [0; STATUS];
+    let len = std::fs::File::open("/proc/self/status")?.read(&mut text)?;
+    Ok(String::from_utf8_lossy(text.get(..len).unwrap_or_default()).into_owned())
 }
 
 /// The set of ignored signals from /proc/self/status (proc_pid_status(5)): bit n-1 is signal n.
@@ -68,5 +65,6 @@ mod tests {
     fn ignored_signals_are_read() {
         assert_eq!(ignored("Name:\tx\nSigBlk:\tffff\nSigIgn:\t0000000000001001\n"), 1 << 12 | 1);
         assert_eq!(ignored("nonsense"), 0);
+        assert!(status().unwrap().contains("\nSigIgn:\t"));
     }
 }

@@ -1,4 +1,4 @@
-//! A child on a terminal of its own.
+//! What tests share: the command, and a child on a terminal of its own.
 #![allow(dead_code)] // each test takes what it needs
 
 use rustix::fs::{Mode, OFlags};
@@ -8,11 +8,28 @@ use rustix::termios::{LocalModes, tcgetattr};
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// After so long a test gives up waiting.
 pub const LONG: Duration = Duration::from_secs(60);
+
+/// Whether there is a `/dev/kvm` to open; says so out loud if not.
+pub fn has_kvm() -> bool {
+    let opened = File::options().read(true).write(true).open("/dev/kvm");
+    if let Err(e) = &opened {
+        eprintln!("NOT RUN: /dev/kvm: {e}");
+    }
+    opened.is_ok()
+}
+
+/// The command, with its machines' directories in `runtime`.
+pub fn drystone(runtime: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_drystone"));
+    command.args(args).env("DRYSTONE_RUNTIME_DIR", runtime).stderr(Stdio::piped());
+    command
+}
 
 /// A child with a terminal.
 pub struct Session {
