@@ -88,7 +88,8 @@ fn serving(make: impl FnOnce(&Handle, &Journal) -> Machine, f: impl FnOnce(&Hand
     let (handle, mailbox) = mailbox();
     let machine = make(&handle, &Journal::new(Log::none()));
     std::thread::scope(|scope| {
-        let served = scope.spawn(move || mailbox.serve(machine));
+        let monitor = mailbox.begin(machine).unwrap();
+        let served = scope.spawn(move || monitor.serve());
         let end = End(handle);
         f(&end.0);
         drop(end);

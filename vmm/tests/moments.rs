@@ -93,7 +93,8 @@ fn live(
 ) -> bool {
     let (handle, mailbox) = mailbox();
     let (machine, console) = make(&handle, &Journal::new(Log::none()));
-    let served = std::thread::spawn(move || mailbox.serve(machine));
+    let monitor = mailbox.begin(machine).unwrap();
+    let served = std::thread::spawn(move || monitor.serve());
     std::thread::sleep(wait);
     let request = SnapshotRequest { dir: dir.into(), memory_dir: None, then: Then::Stop };
     let written = handle.request(Request::Snapshot(request)).is_ok();
