@@ -11,10 +11,12 @@ const PRELUDE: &str = r#"
 start() { name=$1; test=$2; shift 2; rm -f $name.out
     drystone run --id $name --kernel vmlinux --initrd guest.cpio --memory 128M --cmdline "quiet test=$test" \
         --console file:$name.out --log-file $name.log "$@" < /dev/null & pid=$!; }
-await() { n=0; until grep -q "$2" $1.out 2>/dev/null; do usleep 100000; n=$((n+1))
-    [ $n -lt 4000 ] || { echo "TIMEOUT waiting for '$2' of $1"; cat $1.out $1.log; exit 99; }; done; }
+says() { grep -q "$2" $1.out 2>/dev/null; }
+await() { until_done says "$@"; }
 lines() { grep -c '^count' $1.out; }
-until_done() { n=0; until "$@"; do usleep 100000; n=$((n+1)); [ $n -lt 4000 ] || { echo "TIMEOUT: $*"; exit 99; }; done; }
+until_done() { tries=0; until "$@"; do usleep 100000; tries=$((tries+1)); [ $tries -lt 4000 ] || hangs "$@"; done; }
+hangs() { echo "TIMEOUT: $*"; for file in *.out *.log; do echo "--- $file"; tail -n 40 $file; done
+    drystone ls; for id in $(ls run); do drystone info $id; done; exit 99; }
 boots() { [ "$(cat $1.out 2>/dev/null | grep -c 'report release')" -ge $2 ]; }
 is_paused() { drystone info $1 | grep -q 'state    paused'; }
 events() { sed -n "s/.* event [0-9]* //p" $1.log | tr '\n' ',' | tr ' ' '.'; }
