@@ -2,12 +2,8 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_lab::Version;
-use drystone_tests::{Bench, PATIENT, full, is_lateness, report};
+use drystone_tests::{Bench, PATIENT, full, is_known_warning, is_lateness, report};
 use std::collections::BTreeSet;
-
-/// What these kernels say at warning level or above to a machine like this one under any VMM; anything else is new. This one
-/// is said on this processor also by QEMU's q35 machine.
-const KNOWN_WARNINGS: &[&str] = &["amd_pstate: the _CPC object is not present in SBIOS or ACPI disabled"];
 
 /// Boots a kernel and returns what its guest said.
 fn boots(bench: &Bench, version: Version, image: &str, cpus: u32) -> String {
@@ -27,8 +23,7 @@ fn boots(bench: &Bench, version: Version, image: &str, cpus: u32) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let date: u64 = report(&text, "date").unwrap().parse().unwrap();
     assert!(now.abs_diff(date) < 3600, "the guest's clock says {date}, the host's {now}");
-    let known = |w: &str| KNOWN_WARNINGS.contains(&w) || is_lateness(w);
-    let new: Vec<_> = said(&text, "warning").filter(|w| !known(w)).collect();
+    let new: Vec<_> = said(&text, "warning").filter(|w| !is_known_warning(w)).collect();
     assert!(new.is_empty(), "new kernel warnings: {new:#?}");
     let complaints: Vec<_> = said(&text, "complaint").collect();
     assert!(complaints.is_empty(), "the kernel finds fault with the tables: {complaints:#?}");

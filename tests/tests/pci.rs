@@ -3,7 +3,7 @@
 
 use drystone_lab::initramfs::Builder;
 use drystone_lab::{Outcome, Progress, Version};
-use drystone_tests::{Bench, full, report};
+use drystone_tests::{Bench, PATIENT, full, is_known_warning, report};
 use std::collections::BTreeMap;
 
 const MODULES: &[&str] = &["virtio_pci", "virtio_blk", "virtio_rng"];
@@ -62,19 +62,11 @@ fn tools(bench: &Bench) -> impl Fn(Builder) -> Builder {
     move |guest| guest.program("/bin/lspci", &root, "usr/bin/lspci").expect("lspci")
 }
 
-/// What these kernels say at warning level or above to a machine like this one anyway: see the boot tests.
-const KNOWN_WARNINGS: &[&str] = &[
-    "amd_pstate: the _CPC object is not present in SBIOS or ACPI disabled",
-    // A busy host.
-    "hrtimer: interrupt took ",
-    "clocksource: Long readout interval",
-];
-
 fn is_clean(text: &str) {
     let said = |what: &'static str| {
         text.lines().filter_map(move |l| l.trim_end().strip_prefix(what)?.strip_prefix(' '))
     };
-    let new: Vec<_> = said("warning").filter(|w| !KNOWN_WARNINGS.iter().any(|k| w.starts_with(k))).collect();
+    let new: Vec<_> = said("warning").filter(|w| !is_known_warning(w)).collect();
     assert!(new.is_empty(), "new kernel warnings: {new:#?}");
     let complaints: Vec<_> = said("complaint").collect();
     assert!(complaints.is_empty(), "the kernel finds fault: {complaints:#?}");
@@ -140,7 +132,7 @@ fn looks(version: Version, cpus: u16) -> Outcome {
     let script = format!(
         "dd if=/dev/urandom of=a.img bs=1024 count=1024 2>/dev/null; dd if=/dev/zero of=b.img bs=1024 count=64 2>/dev/null
          drystone run --kernel vmlinux --initrd guest.cpio --cpus {cpus} --memory 256M --transport pci \
-         --disk a.img,queues={cpus} --disk b.img --cmdline 'quiet rounds={rounds}' < /dev/null"
+         --disk a.img,queues={cpus} --disk b.img --cmdline 'quiet {PATIENT} rounds={rounds}' < /dev/null"
     );
     let init = format!("{BEGIN}{LOOK}");
     let outcome = bench.run(bench.job_with(version, &init, MODULES, tools(&bench), &script));
