@@ -2,6 +2,7 @@
 
 use super::bit::{Bit, Register};
 use drystone_hypervisor::{Cpuid, CpuidEntry};
+use std::collections::BTreeSet;
 
 pub(super) fn register(entry: &CpuidEntry, register: Register) -> u32 {
     match register {
@@ -54,15 +55,20 @@ pub(super) fn remove(cpuid: &mut Cpuid, leaf: u32) {
     cpuid.0.retain(|e| e.leaf != leaf);
 }
 
-/// The same answers without entries that no question reaches because an earlier one answers it.
+/// The same answers without entries that no question reaches because an earlier one answers it. Where a leaf has entries for some
+/// subleaves and then one for all, what only that one answers is left out: no guest gets more for it.
 pub(super) fn normal(cpuid: &Cpuid) -> Cpuid {
-    let mut kept = Cpuid::default();
+    let (mut kept, mut answered) = (Cpuid::default(), BTreeSet::new());
     for entry in &cpuid.0 {
         let reached = match entry.subleaf {
+            // One for all subleaves before it answers, also if that was left out.
+            _ if answered.contains(&entry.leaf) => false,
             Some(subleaf) => kept.get(entry.leaf, subleaf).is_none(),
-            // It answers for all subleaves; one entry before it is enough to make that ambiguous.
             None => kept.0.iter().all(|e| e.leaf != entry.leaf),
         };
+        if entry.subleaf.is_none() {
+            answered.insert(entry.leaf);
+        }
         if reached {
             kept.0.push(*entry);
         }
