@@ -70,6 +70,10 @@ beats() {
 }
 drystone run --id vm --cpus $cpus --memory 160M --transport $transport --disk path=d.img,id=data --kernel vmlinux --initrd guest.cpio --cmdline quiet <in >out.0 2>err.0 & vm=$!
 beats 0
+mkdir small; mount -t tmpfs -o size=1M tmpfs small
+drystone snapshot vm small/snap --stop 2>full.err && echo "report full written"
+echo "report full $(cat full.err)"; echo "report left $(ls -A small | wc -l)"; umount small
+beats 0
 i=0; while [ $i -lt $cycles ]; do
     i=$((i+1))
     drystone snapshot vm snap --stop || { echo "report snapshot failed"; exit 98; }
@@ -105,6 +109,9 @@ fn cycles(version: Version, cpus: u32, transport: &str, default: u32, full: u32)
     assert_eq!(report(&text, "cycles"), Some(cycles.to_string().as_str()));
     assert_eq!((report(&text, "end"), report(&text, "code")), (Some("1"), Some("0")));
     assert_eq!(report(&text, "cpus"), Some(cpus.to_string().as_str()));
+    // A full disk: said, nothing left behind, and the machine goes on.
+    assert!(report(&text, "full").unwrap().ends_with("No space left on device (os error 28)"));
+    assert_eq!(report(&text, "left"), Some("0"));
     let bad: Vec<_> = text.lines().filter(|line| line.starts_with("bad ")).collect();
     assert!(bad.is_empty(), "{bad:?}");
     let warnings: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("warning ")).collect();
