@@ -68,7 +68,7 @@ sed 's/^report /guest /' out; cat log
 #[test]
 fn a_disk_whose_host_fails_grows_and_is_limited() {
     let bench = Bench::new();
-    let job = bench.job_of(Version::V6_12, INIT, &["virtio_mmio", "virtio_blk"], SCRIPT);
+    let job = bench.job_of(Version::V6_12, INIT, &["virtio_mmio", "virtio_pci", "virtio_blk"], SCRIPT);
     let outcome = bench.run(job);
     assert_eq!(outcome.code, 0);
     let text = outcome.text();

@@ -1,4 +1,4 @@
-//! Stock kernels run from a virtio disk and read virtio entropy, over virtio-mmio.
+//! Stock kernels run from a virtio disk and read virtio entropy, over virtio-mmio and virtio-pci.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_lab::{Job, Version};
@@ -7,7 +7,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-const MODULES: &[&str] = &["virtio_mmio", "virtio_blk", "virtio_rng", "ext4"];
+const MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng", "ext4"];
 
 /// Goes on from the root disk.
 const INITRAMFS: &str = r#"#!/bin/sh
@@ -123,21 +123,23 @@ fn check_file_system(bench: &Bench, image: &Path) {
     assert!(output.status.success(), "{text}");
 }
 
-fn use_disks(version: Version, cpus: &[u32]) {
+/// Once for each number of CPUs and transport.
+fn use_disks(version: Version, machines: &[(u32, &str)]) {
     let full = std::env::var_os("DRYSTONE_FULL").is_some();
-    let rounds = if full { 100 } else { 10 / cpus.len() };
+    let rounds = if full { 100 } else { 10 / machines.len() };
     let (bench, out) = (Bench::new(), TempDir::new().unwrap());
     let disks = Disks::new(&bench);
     let mut script = String::new();
-    for n in cpus {
+    for (n, transport) in machines {
         script += &format!(
             "cp root.img root{n}.img; drystone run --kernel vmlinux --initrd guest.cpio --cpus {n} --memory 256M \
+             --transport {transport} \
              --disk root{n}.img,serial=ROOT-1,queues={n} --disk vdb.img --disk path=vdc.img,readonly \
              --cmdline 'quiet {PATIENT} test=use rounds={rounds}' < /dev/null || exit 9\n"
         );
     }
     let mut job = disks.give(bench.job_of(version, INITRAMFS, MODULES, &script));
-    for n in cpus {
+    for (n, _) in machines {
         job = job.output(format!("root{n}.img"), out.path().join(format!("root{n}.img")));
     }
     let outcome = bench.run(job);
@@ -145,15 +147,15 @@ fn use_disks(version: Version, cpus: &[u32]) {
     let text = outcome.text();
     for name in ["serial", "size", "readonly", "refused", "content", "queues", "data", "hwrng", "rng"] {
         let said: Vec<_> = reports(&text, name).collect();
-        assert_eq!(said, vec!["ok"; cpus.len()], "{name}");
+        assert_eq!(said, vec!["ok"; machines.len()], "{name}");
     }
     assert_eq!(report(&text, "root"), Some("/dev/vda ext4 rw"));
     assert_eq!((report(&text, "unbound"), report(&text, "rebound")), (None, None));
-    assert_eq!(reports(&text, "rounds").collect::<Vec<_>>(), vec![rounds.to_string(); cpus.len()]);
+    assert_eq!(reports(&text, "rounds").collect::<Vec<_>>(), vec![rounds.to_string(); machines.len()]);
     let warnings = text.lines().filter_map(|l| l.trim_end().strip_prefix("warning "));
     let new: Vec<_> = warnings.filter(|w| !is_known_warning(w)).collect();
     assert!(new.is_empty(), "new kernel warnings: {new:#?}");
-    for n in cpus {
+    for (n, _) in machines {
         check_file_system(&bench, &out.path().join(format!("root{n}.img")));
     }
 }
@@ -165,12 +167,12 @@ fn reports<'a>(text: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
 
 #[test]
 fn debian_6_12_runs_from_a_disk_on_one_and_four_cpus() {
-    use_disks(Version::V6_12, &[1, 4]);
+    use_disks(Version::V6_12, &[(1, "mmio"), (4, "pci")]);
 }
 
 #[test]
 fn debian_6_1_runs_from_a_disk() {
-    use_disks(Version::V6_1, &[1]);
+    use_disks(Version::V6_1, &[(1, "pci")]);
 }
 
 /// What the guest was told is on the disk is there, although the machine was killed.

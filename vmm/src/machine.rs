@@ -85,7 +85,7 @@ pub enum MachineError {
     #[error(transparent)]
     VirtioPci(#[from] drystone_virtio::PciError),
     /// Only PCI has hot plug.
-    #[error("{0}: a device on virtio-mmio cannot be added to a machine that runs")]
+    #[error("disk `{0}`: on virtio-mmio nothing can be added to a machine that runs")]
     ColdTransport(String),
     #[error(transparent)]
     Serial(#[from] drystone_chipset::SerialError),

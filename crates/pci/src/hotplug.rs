@@ -96,15 +96,24 @@ impl HotPlug {
         Self { parts, inner: Mutex::default() }
     }
 
-    /// Puts `function` into `slot`, or into the lowest that is free, and tells the guest. Returns the slot.
+    /// Puts `function` into `slot`, or into the lowest that is free, and tells the guest. Returns the slot. A slot that the guest
+    /// has not been told of yet is only taken if it is asked for, or is the last.
     ///
     /// # Errors
     /// As [`Segment::add`].
     pub fn plug(&self, slot: Option<u8>, function: Arc<dyn Function>) -> Result<u8, SlotError> {
+        let mut inner = lock(&self.inner);
+        let slot = slot.or_else(|| self.quiet_slot(inner.changed));
         let slot = self.parts.segment.add(slot, function)?;
-        lock(&self.inner).changed |= bit(slot);
+        inner.changed |= bit(slot);
+        drop(inner);
         self.parts.guest.trigger();
         Ok(slot)
+    }
+
+    /// The lowest free slot of which the guest knows that it is free: elsewhere it might take the new function for the old.
+    fn quiet_slot(&self, changed: u32) -> Option<u8> {
+        (1..SLOTS).find(|slot| (changed | self.present()) & bit(*slot) == 0)
     }
 
     /// Asks the guest to let go of what is in `slot`, and gives it `patience` to do so. What comes of it is a

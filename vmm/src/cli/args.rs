@@ -461,7 +461,7 @@ pub(super) struct RunArgs {
     /// PCI configuration space also at ports 0xcf8 and 0xcfc [default: true]
     #[arg(long, value_name = "BOOL")]
     pub pci_config_ports: Option<bool>,
-    /// How the guest reaches virtio devices that do not say so themselves [default: mmio]
+    /// How the guest reaches virtio devices that do not say so themselves [default: pci]
     #[arg(long, value_name = "TRANSPORT")]
     pub transport: Option<Transport>,
     /// The guest's serial console: stdio, none, or file:PATH for its output [default: stdio]

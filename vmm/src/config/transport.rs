@@ -8,9 +8,9 @@ use std::fmt;
 #[value(rename_all = "snake_case")]
 pub enum Transport {
     /// As a PCI function: an interrupt message for each queue, and it can be added and removed while the guest runs.
+    #[default]
     Pci,
     /// As a block of registers with one interrupt line, found through ACPI.
-    #[default]
     Mmio,
 }
 

@@ -216,6 +216,9 @@ impl Virtio {
         if taken(&index) {
             return Err(MachineError::Disk { name, what: "there is a disk of that name".into() });
         }
+        if disk.transport == Some(Transport::Mmio) {
+            return Err(MachineError::ColdTransport(name));
+        }
         let had_runner = self.runner.is_some();
         self.runner()?.start()?;
         let new = self.disk(disk, index, Transport::Pci)?;

@@ -123,6 +123,22 @@ fn names(events: Vec<HotPlugEvent>) -> Vec<(&'static str, u8, bool)> {
     events.into_iter().map(name).collect()
 }
 
+/// A guest that is told late must not take a new function for the one that was there before.
+#[test]
+fn a_slot_that_the_guest_has_not_been_told_of_is_taken_last() {
+    let m = machine();
+    assert_eq!((m.plug.plug(None, device()), m.plug.plug(None, device())), (Ok(1), Ok(2)));
+    m.dispatch();
+    m.plug.remove(1).unwrap();
+    assert_eq!(m.plug.plug(None, device()), Ok(3));
+    m.dispatch();
+    assert_eq!(m.plug.plug(None, device()), Ok(1), "the guest has taken notice");
+    m.plug.remove(2).unwrap();
+    (4..SLOTS).for_each(|slot| assert_eq!(m.plug.plug(None, device()), Ok(slot)));
+    assert_eq!(m.plug.plug(None, device()), Ok(2), "there is no other");
+    assert_eq!(m.plug.plug(None, device()), Err(SlotError::Full));
+}
+
 #[test]
 fn what_is_plugged_is_told_once() {
     let m = machine();
