@@ -217,6 +217,28 @@ fn a_snapshot_that_fails_leaves_the_machine_running() {
     leave(old);
 }
 
+/// As on a full disk, without one.
+#[test]
+fn files_that_may_not_grow_end_no_machine() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -f 1024; exec {} run --memory 64M --id web", env!("CARGO_BIN_EXE_drystone"));
+    command.args(["-c", &script]).current_dir(place.0.path()).env("DRYSTONE_RUNTIME_DIR", place.path("run"));
+    let mut old = Session::open({
+        command.stderr(Stdio::piped());
+        command
+    });
+    old.read_to("\r\n> ");
+    let line = "drystone: web: snapshot: …/.snap.partial/memory: cannot make it as long as guest memory: File too large…";
+    place.refuses(&["snapshot", "web", "snap"], 1, line);
+    assert!(!place.path(".snap.partial").exists());
+    assert_eq!((ask(&mut old, "echo on"), place.state("web")), ("on".into(), "running".into()));
+    leave(old);
+}
+
 fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     let mut bytes = fs::read(path).unwrap();
     change(&mut bytes);

@@ -2,7 +2,7 @@
 //! followed by the thread that runs the machine, through its [`Inbox`](super::inbox::Inbox).
 
 use crate::console::Terminal;
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGXFSZ};
 use signal_hook::iterator::backend::SignalDelivery;
 use signal_hook::iterator::exfiltrator::SignalOnly;
 use signal_hook::low_level::emulate_default_handler;
@@ -21,7 +21,8 @@ pub(super) fn take(read: UnixStream, bell: UnixStream) -> io::Result<Signals> {
     let ignored = ignored(&status().unwrap_or_default());
     // nohup and shells' background jobs ignore some, and mean it.
     let ending = ENDING.into_iter().filter(|n| ignored & 1 << (n - 1) == 0);
-    Signals::with_pipe(read, bell, SignalOnly, ending)
+    // A file that may not grow (`ulimit -f`) is an I/O error where it is written to, and not the end of the machine.
+    Signals::with_pipe(read, bell, SignalOnly, ending.chain([SIGXFSZ]))
 }
 
 /// Takes those that stop and continue the process too.
@@ -40,6 +41,7 @@ pub(super) fn follow(signal: i32, terminal: Option<&Terminal>) -> Option<i32> {
         // Also after SIGSTOP, and when a shell brings a background job to the front. Should the terminal be gone, SIGHUP
         // says so.
         SIGCONT => terminal.iter().for_each(|t| drop(t.wake())),
+        SIGXFSZ => {}
         ending => return Some(ending),
     }
     None
