@@ -2,7 +2,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_lab::Version;
-use drystone_tests::{Bench, report};
+use drystone_tests::{Bench, is_known_warning, report};
 use std::time::Duration;
 
 const MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng"];
@@ -90,9 +90,6 @@ echo "report cycles $i"
 i=0; while [ -f out.$i ]; do echo "--- process $i"; cat out.$i err.$i; i=$((i+1)); done
 "#;
 
-/// What these kernels say at warning level or above on a busy host.
-const KNOWN_WARNINGS: &[&str] = &["hrtimer: interrupt took ", "clocksource: Long readout interval"];
-
 fn counts(line: &str) -> Option<Vec<u64>> {
     let counts = line.trim_end().strip_prefix("beat ")?;
     counts.split(' ').map(|n| n.parse().ok()).collect()
@@ -115,8 +112,7 @@ fn cycles(version: Version, cpus: u32, transport: &str, default: u32, full: u32)
     let bad: Vec<_> = text.lines().filter(|line| line.starts_with("bad ")).collect();
     assert!(bad.is_empty(), "{bad:?}");
     let warnings: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("warning ")).collect();
-    let unknown = |w: &&&str| !KNOWN_WARNINGS.iter().any(|known| w.contains(known));
-    assert!(warnings.iter().filter(unknown).count() == 0, "{warnings:?}");
+    assert!(warnings.iter().all(|w| is_known_warning(w)), "{warnings:?}");
     // A restored guest is told that it is not the only one, once each time. Debian's 6.1 does not listen.
     let told = if version == Version::V6_1 { 0 } else { cycles };
     assert_eq!(report(&text, "forks"), Some(told.to_string().as_str()));

@@ -272,9 +272,20 @@ fn however_the_guest_ends_the_terminal_is_given_back_and_nothing_is_left() {
     }
 }
 
+/// nohup and shells without job control have what they start in the background ignore some, and children inherit that.
+fn is_ignored(signal: Signal) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(mask.trim(), 16).unwrap() >> (signal.as_raw() - 1) & 1 == 1
+}
+
 #[test]
 fn signals_end_the_machine_and_are_told_by_the_code() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
+        if is_ignored(signal) {
+            eprintln!("NOT RUN: {signal:?} is ignored by whoever runs this test, and so by what it starts");
+            continue;
+        }
         let runtime = Runtime::new();
         let session = start(&runtime, "echo");
         kill_process(session.pid(), signal).unwrap();
@@ -317,7 +328,7 @@ fn a_machine_that_does_not_end_is_left_at_the_second_request() {
     let session = spawn(command);
     kill_process(session.pid(), Signal::TERM).unwrap();
     wait_until("the first is seen", || std::fs::read_to_string(&log).unwrap().contains("signal 15"));
-    kill_process(session.pid(), Signal::INT).unwrap();
+    kill_process(session.pid(), Signal::TERM).unwrap();
     assert_eq!(session.end().0, 143);
     assert!(runtime.machines().is_empty());
 }

@@ -106,6 +106,21 @@ impl Job {
         }
     }
 
+    /// The same job once more: what it runs, with what, and what comes back; its streams are as those of a new one.
+    pub fn again(&self) -> Self {
+        let wanted = |w: &Wanted| Wanted { name: w.name.clone(), destination: w.destination.clone() };
+        Self {
+            command: self.command.clone(),
+            files: self.files.clone(),
+            contents: self.contents.clone(),
+            outputs: self.outputs.iter().map(wanted).collect(),
+            environment: self.environment.clone(),
+            limit: self.limit,
+            memory: self.memory,
+            ..Self::new("")
+        }
+    }
+
     /// A script for `sh`.
     pub fn shell(script: impl Into<String>) -> Self {
         Self::new("sh").arg("-c").arg(script)
