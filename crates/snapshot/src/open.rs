@@ -42,7 +42,7 @@ impl Snapshot {
         let map = map.map_err(|cause| OpenError::Map { path: dir.join(&manifest.map.name), cause })?;
 
         let memory_path = memory.map_or_else(|| dir.join(&manifest.memory.path), Path::to_owned);
-        let memory = File::open(&memory_path).map_err(OpenError::io(&memory_path, "open guest memory"))?;
+        let memory = open(&memory_path).map_err(OpenError::io(&memory_path, "open guest memory"))?;
         let found = memory.metadata().map_err(OpenError::io(&memory_path, "look at guest memory"))?.len();
         for wanted in [manifest.memory.len, map.len()] {
             if found != wanted {
@@ -86,8 +86,16 @@ impl Snapshot {
     }
 }
 
+/// Opens a regular file: a pipe that nobody writes to would hold up whoever opens it for ever.
+fn open(path: &Path) -> std::io::Result<File> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    File::open(path)
+}
+
 fn manifest(path: &Path) -> Result<Manifest, OpenError> {
-    let file = File::open(path).map_err(OpenError::io(path, "open the manifest"))?;
+    let file = open(path).map_err(OpenError::io(path, "open the manifest"))?;
     let mut text = String::new();
     let read = file.take(Manifest::MAX_LEN + 1).read_to_string(&mut text);
     let found = read.map_err(OpenError::io(path, "read the manifest"))? as u64;
@@ -100,7 +108,7 @@ fn manifest(path: &Path) -> Result<Manifest, OpenError> {
 /// Reads a file of the snapshot and holds it against its entry.
 fn read(dir: &Path, entry: &FileEntry, most: u64) -> Result<Vec<u8>, OpenError> {
     let path = dir.join(&entry.name);
-    let file = File::open(&path).map_err(OpenError::io(&path, "open it"))?;
+    let file = open(&path).map_err(OpenError::io(&path, "open it"))?;
     let found = file.metadata().map_err(OpenError::io(&path, "look at it"))?.len();
     if found != entry.len || found > most {
         return Err(OpenError::Length { path, found, wanted: entry.len.min(most) });

@@ -301,6 +301,19 @@ fn every_flipped_bit_is_found_and_so_is_every_cut() {
     }
 }
 
+/// A pipe would hold up whoever opens it for ever.
+#[test]
+fn what_is_no_regular_file_is_not_opened() {
+    for name in [Manifest::FILE, "state.cbor", "memory.map", "memory"] {
+        let (rig, _) = victim();
+        let path = rig.dir.join(name);
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let said = refused(&rig.dir).to_string();
+        assert!(said.contains(name) && said.ends_with("not a regular file"), "{said}");
+    }
+}
+
 #[test]
 fn memory_of_another_size_or_machine_is_refused_at_once_and_any_damage_when_asked() {
     let (rig, _) = victim();
