@@ -195,8 +195,8 @@ impl Machine {
         handle: &Handle,
         journal: &Journal,
     ) -> Result<(Self, Console), MachineError> {
-        let Restore { snapshot, config, paused } = restore;
-        Self::assemble(config, hypervisor, handle, journal, Origin::Restore { snapshot, paused: *paused })
+        let Restore { snapshot, config, options } = restore;
+        Self::assemble(config, hypervisor, handle, journal, Origin::Restore { snapshot, options: *options })
     }
 
     /// Builds what `config` describes, from its `origin`. There is one way for all of them.
@@ -219,8 +219,14 @@ impl Machine {
         let vm = hypervisor.create_vm(&vm_config)?;
         let mapped = map(vm.as_ref(), &ram)?;
 
-        let (devices, wires, console) =
-            devices::Devices::new(vm.as_ref(), &layout, ram.view(), &config.pci, handle)?;
+        let (devices, wires, console) = devices::Devices::new(
+            vm.as_ref(),
+            &layout,
+            ram.view(),
+            &config.pci,
+            origin.options().identity,
+            handle,
+        )?;
         let registry = Registry::new();
         let parts = virtio::Parts {
             vm: vm.clone(),
@@ -241,7 +247,7 @@ impl Machine {
         }
 
         let made = cpus.create(vm.as_ref())?;
-        let board = Arc::new(Board::new(vm)?);
+        let board = Arc::new(Board::new(vm, origin.options().clocks)?);
         let sink = {
             let handle = handle.clone();
             Arc::new(move |event| handle.vcpu_event(event))

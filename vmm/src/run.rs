@@ -81,8 +81,8 @@ pub fn run(config: &Config) -> Result<ExitStatus, RunError> {
 /// # Errors
 /// [`RunError`]; nothing is left behind.
 pub fn restore(restore: Restore) -> Result<ExitStatus, RunError> {
-    let Restore { snapshot, config, paused } = restore;
-    run_with(&config, &RestoreEngine { snapshot, paused })
+    let Restore { snapshot, config, options } = restore;
+    run_with(&config, &RestoreEngine { snapshot, options })
 }
 
 /// Runs a machine that `engine` makes, and returns when it has ended.

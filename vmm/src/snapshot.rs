@@ -2,7 +2,9 @@
 
 mod restore;
 
-pub use restore::{Restore, RestoreConfig, RestoreConfigError};
+pub use drystone_chipset::Identity;
+pub use drystone_hypervisor::Clocks;
+pub use restore::{Restore, RestoreConfig, RestoreConfigError, RestoreOptions};
 
 use drystone_snapshot::{Progress, WriteError};
 use serde::{Deserialize, Serialize};

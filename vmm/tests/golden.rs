@@ -11,7 +11,7 @@ use drystone::events::Journal;
 use drystone::log::Log;
 use drystone::machine::Machine;
 use drystone::monitor::{Handle, Request, mailbox};
-use drystone::snapshot::{Restore, RestoreConfig, SnapshotRequest, Then};
+use drystone::snapshot::{Identity, Restore, RestoreConfig, RestoreOptions, SnapshotRequest, Then};
 use drystone_hypervisor::fake::{FakeHypervisor, GuestCpu};
 use drystone_lifecycle::{Cause, State, Verb};
 use drystone_snapshot::Snapshot;
@@ -150,7 +150,8 @@ fn is_restored(golden: &Path) {
     let wanted = RestoreConfig {
         dir: golden.into(),
         verify: true,
-        paused: true,
+        // A new identity would be another state.
+        options: RestoreOptions { paused: true, identity: Identity::Kept, ..RestoreOptions::default() },
         disks: [("root".to_owned(), disk)].into(),
         ..RestoreConfig::default()
     };

@@ -4,92 +4,12 @@
 
 mod common;
 
-use common::{Session, is_raw, wait_until};
+use common::place::{Place, ask, leave};
+use common::{Session, has_kvm, wait_until};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-
-/// Whether there is a `/dev/kvm` to open; says so out loud if not.
-fn has_kvm() -> bool {
-    let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/kvm");
-    if let Err(e) = &opened {
-        eprintln!("NOT RUN: /dev/kvm: {e}");
-    }
-    opened.is_ok()
-}
-
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-    fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_drystone"));
-        // Relative paths are the command's, not the machine's.
-        command.args(args).current_dir(self.0.path()).env("DRYSTONE_RUNTIME_DIR", self.path("run"));
-        command.stderr(Stdio::piped());
-        command
-    }
-    /// A machine with this terminal.
-    fn session(&self, args: &[&str]) -> Session {
-        let session = Session::open(self.command(args));
-        // Until then what is typed is shown twice.
-        wait_until("raw mode", || is_raw(&session.tty));
-        session
-    }
-    /// A machine at its first prompt.
-    fn run(&self, id: &str, args: &[&str]) -> Session {
-        let mut session = self.session(&[&["run", "--memory", "64M", "--id", id], args].concat());
-        session.read_to("\r\n> ");
-        session
-    }
-    fn output(&self, args: &[&str]) -> Output {
-        self.command(args).output().unwrap()
-    }
-    /// Runs a command that works; returns what it says.
-    fn say(&self, args: &[&str]) -> String {
-        let output = self.output(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-    /// Runs a command that is refused with `code` and one line, in which `…` stands for anything.
-    fn refuses(&self, args: &[&str], code: i32, line: &str) {
-        let output = self.output(args);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
-        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
-        let mut rest = said.trim_end();
-        for (n, piece) in line.split('…').enumerate() {
-            let at = rest.find(piece).unwrap_or_else(|| panic!("{args:?}: {said:?} is not {line:?}"));
-            assert!(n > 0 || at == 0, "{args:?}: {said:?} is not {line:?}");
-            rest = &rest[at + piece.len()..];
-        }
-        let machines = self.say(&["ls"]);
-        let others: Vec<_> = machines.lines().skip(1).filter(|line| !line.starts_with("web ")).collect();
-        assert!(others.is_empty(), "{args:?}: something is left behind: {others:?}");
-    }
-    fn state(&self, id: &str) -> String {
-        let info = self.say(&["info", id]);
-        info.lines().find_map(|line| line.strip_prefix("state    ")).unwrap().to_owned()
-    }
-}
-
-/// Types a line to its end, and returns the answer.
-fn ask(session: &mut Session, line: &str) -> String {
-    session.type_in(format!("{line}\r").as_bytes());
-    let answer = session.read_to("\r\n> ");
-    answer.strip_prefix(&format!("{line}\r\n")).unwrap_or(&answer).trim_end_matches("\r\n> ").to_owned()
-}
-
-fn leave(mut session: Session) {
-    session.type_in(b"poweroff\r");
-    let (code, said) = session.end();
-    assert_eq!(code, 0, "{said}");
-}
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The words that are half typed are in the guest's memory, the bytes on their way in its serial port, its place in the program in
 /// its registers.
@@ -154,6 +74,58 @@ fn a_restored_machine_waits_if_asked_and_a_snapshot_leaves_it_as_asked() {
     assert_eq!(ask(&mut new, "echo here"), "here");
     leave(new);
     leave(old);
+}
+
+/// The guest's paravirtual clock, as it says.
+fn kvm_clock(session: &mut Session) -> Duration {
+    let said = ask(session, "time");
+    let clock = said.lines().find_map(|line| line.strip_prefix("kvm-clock  ")).unwrap();
+    Duration::from_secs_f64(clock.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// The generation identifier in a snapshot's memory.
+fn identity(snapshot: &Path) -> [u8; 16] {
+    let mut id = [0; 16];
+    let memory = fs::File::open(snapshot.join("memory")).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(&memory, &mut id, drystone_loader::map::GENERATION_ID).unwrap();
+    id
+}
+
+/// By a clock that goes on, at least the time has gone by in which there was no machine; by one that stands still, at most the
+/// time in which there was.
+#[test]
+fn clocks_and_identity_are_as_asked() {
+    if !has_kvm() {
+        return;
+    }
+    // Thousandths of a second are shown.
+    const SHOWN: Duration = Duration::from_millis(1);
+    let place = Place::new();
+    let mut old = place.run("web", &[]);
+    let begun = Instant::now();
+    let then = kvm_clock(&mut old);
+    place.say(&["snapshot", "web", "snap", "--stop"]);
+    old.end();
+    let ended = Instant::now();
+    std::thread::sleep(Duration::from_millis(500));
+
+    for args in [&[][..], &["--clocks", "stand-still", "--keep-identity"]] {
+        let restored = Instant::now();
+        let mut new = place.session(&[&["restore", "snap", "--id", "new"], args].concat());
+        let passed = kvm_clock(&mut new) - then;
+        let (gone, there) = (restored - ended, (ended - begun) + restored.elapsed());
+        place.say(&["snapshot", "new", "again"]);
+        let kept = identity(&place.path("again")) == identity(&place.path("snap"));
+        if args.is_empty() {
+            assert!(passed + SHOWN >= gone, "{passed:?} of {gone:?}");
+            assert!(!kept);
+        } else {
+            assert!(passed <= there + SHOWN, "{passed:?} of {there:?}");
+            assert!(kept);
+        }
+        leave(new);
+    }
+    place.refuses(&["restore", "snap", "--clocks", "stop"], 2, "drystone: …invalid value 'stop'…");
 }
 
 /// Ten machines from one snapshot share what they do not write.
@@ -226,7 +198,7 @@ fn files_that_may_not_grow_end_no_machine() {
     let place = Place::new();
     let mut command = Command::new("sh");
     let script = format!("ulimit -f 1024; exec {} run --memory 64M --id web", env!("CARGO_BIN_EXE_drystone"));
-    command.args(["-c", &script]).current_dir(place.0.path()).env("DRYSTONE_RUNTIME_DIR", place.path("run"));
+    command.args(["-c", &script]).current_dir(place.dir()).env("DRYSTONE_RUNTIME_DIR", place.path("run"));
     let mut old = Session::open({
         command.stderr(Stdio::piped());
         command

@@ -27,4 +27,4 @@ pub use msi::{Msi, MsiRoute};
 pub use msr::{MsrAccess, MsrAction, MsrFilter, MsrRange};
 pub use regs::{DescriptorTable, Msr, Regs, Segment, Sregs};
 pub use vcpu::{Exit, IoHandler, Kicker, Vcpu};
-pub use vm::{Datamatch, Hypervisor, IoAddress, MapOptions, Vm};
+pub use vm::{Clocks, Datamatch, Hypervisor, IoAddress, MapOptions, Vm};

@@ -141,10 +141,21 @@ pub trait Vm: Send + Sync {
     /// [`Error`] when a part cannot be read.
     fn save(&self) -> Result<Blob, Error>;
     /// Takes over a state that [`save`](Self::save) gave, on this VM or on a fresh one with the same configuration. Comes
-    /// before the restore of its vCPUs. The guest's clocks go on as if they had run since the save, by the host's wall
-    /// clock.
+    /// before the restore of its vCPUs. `clocks` says what the guest's clocks make of the time since the save.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a foreign or broken state, [`Error::Call`] when the host refuses a part.
-    fn restore(&self, state: &Blob) -> Result<(), Error>;
+    fn restore(&self, state: &Blob, clocks: Clocks) -> Result<(), Error>;
+}
+
+/// What the clocks that the hypervisor keeps for a guest (its paravirtual clock, its time stamp counters) make of the time between a save
+/// and the restore. A wall clock that a device shows is that device's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Clocks {
+    /// They go on as if they had run meanwhile, by the host's wall clock: to the guest it is as if it had slept.
+    #[default]
+    GoOn,
+    /// They go on from where they stood: the guest does not see that time went by. A host that shows guests its own time stamp counter
+    /// cannot do that for the counter.
+    StandStill,
 }

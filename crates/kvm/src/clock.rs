@@ -51,6 +51,11 @@ pub(crate) struct Passage {
 }
 
 impl Passage {
+    /// One that the guest is not to see: its clocks show at `to` what they showed at `from`.
+    pub(crate) fn unseen(from: Moment, to: Moment) -> Self {
+        Self { from: Moment { realtime: to.realtime, ..from }, to, same_boot: false }
+    }
+
     /// In nanoseconds; 0 if the wall clock went backwards.
     pub(crate) fn elapsed(&self) -> u64 {
         self.to.realtime.saturating_sub(self.from.realtime)
@@ -94,6 +99,15 @@ mod tests {
     #[test]
     fn within_one_boot_the_offset_stays() {
         assert_eq!(passage(true, (5, 6), (7_000, 8_000)).tsc_offset(77, 1_000_000), 77);
+    }
+
+    #[test]
+    fn what_is_not_to_be_seen_adds_nothing_also_within_one_boot() {
+        let (from, to) = (Moment { realtime: 5, host_tsc: 60 }, Moment { realtime: 7_000, host_tsc: 8_000 });
+        let unseen = Passage::unseen(from, to);
+        assert_eq!((unseen.elapsed(), unseen.ticks(1_000_000)), (0, 0));
+        // The counter showed 61 and shows 61.
+        assert_eq!(8_000_u64.wrapping_add(unseen.tsc_offset(1, 1_000_000)), 61);
     }
 
     #[test]

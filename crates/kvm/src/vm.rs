@@ -10,7 +10,8 @@ use crate::clock::Passage;
 use crate::error::{call, invalid};
 use crate::vcpu::KvmVcpu;
 use drystone_hypervisor::{
-    Datamatch, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi, MsiRoute, Vcpu, Vm, VmConfig,
+    Clocks, Datamatch, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi, MsiRoute, Vcpu, Vm,
+    VmConfig,
 };
 use drystone_memory::Backed;
 use drystone_state::Blob;
@@ -115,8 +116,8 @@ impl Vm for KvmVm {
         state::save(&self.shared)
     }
 
-    fn restore(&self, blob: &Blob) -> Result<(), Error> {
-        state::restore(&self.shared, blob)
+    fn restore(&self, blob: &Blob, clocks: Clocks) -> Result<(), Error> {
+        state::restore(&self.shared, blob, clocks)
     }
 }
 

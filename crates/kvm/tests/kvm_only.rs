@@ -4,7 +4,7 @@
 mod common;
 
 use common::kvm;
-use drystone_hypervisor::{DirtyTracking, Error, Exit, Msr, RunError, Segment, Vcpu, VmConfig};
+use drystone_hypervisor::{Clocks, DirtyTracking, Error, Exit, Msr, RunError, Segment, Vcpu, VmConfig};
 use drystone_kvm::Kvm;
 use drystone_memory::{GuestRam, Layout, RamConfig};
 use drystone_testkit::guest::{self, DATA, INTERRUPT_PORT};
@@ -233,7 +233,7 @@ fn the_state_is_more_than_registers() {
         settle(old.vcpu());
         let (vm, vcpu) = (old.vm.save().unwrap(), old.vcpu().save().unwrap());
         let mut new = TinyVm::new(&backend, config.clone(), guest.clone());
-        new.vm.restore(&vm).unwrap();
+        new.vm.restore(&vm, Clocks::GoOn).unwrap();
         new.vcpu().restore(&vcpu).unwrap();
         assert_eq!(new.vcpu().sregs().unwrap().cr8, 5);
         let mut io = IoLog::new();
@@ -245,26 +245,30 @@ fn the_state_is_more_than_registers() {
     }
 }
 
+/// rdtsc; out 4 of eax, then of edx, which takes a detour over ebx.
+fn guest_that_reads_its_counter() -> Guest {
+    let code = Asm::new().raw(&[0x0f, 0x31, 0x89, 0xd3]).mov_edx(0x10).output(4).mov_eax_ebx();
+    Guest::machine_code(code.output(4).jmp(0))
+}
+
+fn read_counter(vcpu: &mut dyn Vcpu) -> u64 {
+    let mut io = IoLog::new();
+    while io.written(0x10).len() < 8 {
+        assert_eq!(vcpu.run(&mut io).unwrap(), Exit::Io);
+    }
+    u64::from_le_bytes(io.written(0x10).try_into().unwrap())
+}
+
 /// A VM's clocks go on over a save and a restore, and all counters agree: what one vCPU reads after another is never less.
 #[test]
 fn time_goes_on_in_a_fresh_vm() {
     let Some(backend) = kvm() else { return };
-    // rdtsc; out 4 of eax, then of edx, which takes a detour over ebx.
-    let code =
-        Asm::new().raw(&[0x0f, 0x31, 0x89, 0xd3]).mov_edx(0x10).output(4).mov_eax_ebx().output(4).jmp(0);
-    let guests = [Guest::machine_code(code.clone()), Guest::machine_code(code)];
-    let read = |vcpu: &mut dyn Vcpu| {
-        let mut io = IoLog::new();
-        while io.written(0x10).len() < 8 {
-            assert_eq!(vcpu.run(&mut io).unwrap(), Exit::Io);
-        }
-        u64::from_le_bytes(io.written(0x10).try_into().unwrap())
-    };
+    let guests = [guest_that_reads_its_counter(), guest_that_reads_its_counter()];
     let mut tiny = TinyVm::with_guests(&backend, VmConfig::bare(), &guests);
     let mut last = 0;
     for _ in 0..4 {
         for vcpu in &mut tiny.vcpus {
-            let tsc = read(vcpu.as_mut());
+            let tsc = read_counter(vcpu.as_mut());
             assert!(tsc > last, "the counter went back: {last} then {tsc}");
             last = tsc;
             settle(vcpu.as_mut());
@@ -272,13 +276,56 @@ fn time_goes_on_in_a_fresh_vm() {
         let (vm, vcpus) = (tiny.vm.save().unwrap(), tiny.vcpus.iter().map(|v| v.save().unwrap()));
         let vcpus: Vec<_> = vcpus.collect();
         tiny = TinyVm::with_guests(&backend, VmConfig::bare(), &guests);
-        tiny.vm.restore(&vm).unwrap();
+        tiny.vm.restore(&vm, Clocks::GoOn).unwrap();
         for (vcpu, state) in tiny.vcpus.iter_mut().zip(&vcpus) {
             vcpu.restore(state).unwrap();
         }
     }
     let missing = tiny.vcpu().unsaved();
     assert!(missing.iter().any(|part| part.contains("KVM_CAP_NESTED_STATE")), "{missing:?}");
+}
+
+/// How long the guest's counter went on over a restore that came a while after the save: in any case more than it did while the guest
+/// did not exist, or in any case not longer than the guest existed.
+#[test]
+fn time_goes_on_or_stands_still_over_a_restore_as_asked() {
+    let Some(backend) = kvm() else { return };
+    let guests = [guest_that_reads_its_counter(), guest_that_reads_its_counter()];
+    for clocks in [Clocks::GoOn, Clocks::StandStill] {
+        let mut old = TinyVm::with_guests(&backend, VmConfig::bare(), &guests);
+        let before = host_tsc();
+        let seen = read_counter(old.vcpu());
+        old.vcpus.iter_mut().for_each(|vcpu| settle(vcpu.as_mut()));
+        let vcpus: Vec<_> = old.vcpus.iter().map(|vcpu| vcpu.save().unwrap()).collect();
+        let vm = old.vm.save().unwrap();
+        let saved = host_tsc();
+        std::thread::sleep(std::time::Duration::from_millis(100));
+
+        let mut new = TinyVm::with_guests(&backend, VmConfig::bare(), &guests);
+        let restored = host_tsc();
+        new.vm.restore(&vm, clocks).unwrap();
+        for (vcpu, state) in new.vcpus.iter_mut().zip(&vcpus) {
+            vcpu.restore(state).unwrap();
+        }
+        let read: Vec<_> = new.vcpus.iter_mut().map(|vcpu| read_counter(vcpu.as_mut())).collect();
+        if clocks == Clocks::StandStill && (before..saved).contains(&seen) {
+            eprintln!(
+                "NOT RUN: time that stands still: this KVM shows guests the host's own counter, which does not"
+            );
+            continue;
+        }
+        let existed = (saved - before) + (host_tsc() - restored);
+        assert!(seen < read[0] && read[0] < read[1], "a counter went back: {seen}, then {read:?}");
+        match clocks {
+            Clocks::GoOn => assert!(read[0] - seen >= restored - saved, "{} ticks", read[0] - seen),
+            Clocks::StandStill => assert!(read[1] - seen <= existed, "{} ticks of {existed}", read[1] - seen),
+        }
+    }
+}
+
+fn host_tsc() -> u64 {
+    // SAFETY: every processor that has KVM has RDTSC, and reading it touches no memory.
+    unsafe { std::arch::x86_64::_rdtsc() }
 }
 
 /// A reset clears what the guest did to the interrupt controllers: the next run sets them up again and works.
@@ -294,7 +341,7 @@ fn a_reset_reaches_the_interrupt_controllers() {
         assert_eq!(tiny.vcpu().run(&mut io).unwrap(), Exit::Io);
         assert_eq!(io.written(INTERRUPT_PORT), [4]);
         // In the handler, before the interrupt is acknowledged, and with the line still high.
-        tiny.vm.restore(&vm).unwrap();
+        tiny.vm.restore(&vm, Clocks::GoOn).unwrap();
         tiny.vcpu().restore(&vcpu).unwrap();
         tiny.vm.set_irq_line(4, false).unwrap();
     }

@@ -1,9 +1,11 @@
 //! Guest memory in a file: all ranges one after the other, with holes where there are only zeros.
 
+mod file;
 mod map;
 mod verify;
 mod write;
 
+pub(crate) use file::{MemoryFile, clear};
 pub use map::{BLOCK, MapError, MemoryMap, MemoryRange};
 pub(crate) use verify::{check_some, verify};
 pub(crate) use write::write;

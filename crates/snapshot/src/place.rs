@@ -42,6 +42,7 @@ impl Place {
     }
 
     fn clear(&self) -> Result<(), WriteError> {
+        crate::memory::clear(&self.partial)?;
         let failed = || WriteError::io(&self.partial, "clear away an attempt that was interrupted");
         for entry in fs::read_dir(&self.partial).map_err(failed())? {
             fs::remove_file(entry.map_err(failed())?.path()).map_err(failed())?;

@@ -1,10 +1,10 @@
-use crate::memory;
+use crate::memory::{self, MemoryFile};
 use crate::place::Place;
 use crate::{FileEntry, Manifest, MemoryEntry, Outside, PartEntry, Progress, WriteError};
 use drystone_memory::GuestRam;
 use drystone_state::Blob;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 const STATE: &str = "state.cbor";
 /// The file that says what is where in memory.
 const MAP: &str = "memory.map";
-/// Guest memory.
-const MEMORY: &str = "memory";
 /// More threads than this wait for each other in the file system.
 const MAX_THREADS: NonZeroUsize = NonZeroUsize::MIN.saturating_add(7);
 
@@ -72,10 +70,10 @@ pub fn write(
 ) -> Result<Manifest, WriteError> {
     let place = Place::prepare(dir)?;
     let file = MemoryFile::create(place.path(), &content.about.machine, options.memory_dir.as_deref())?;
-    let (map, data) = memory::write(content.ram, &file.file, &file.path, options.threads(), progress)?;
+    let (map, data) = memory::write(content.ram, file.file(), file.path(), options.threads(), progress)?;
     let encode = |what| move |cause| WriteError::Encode { what, cause };
 
-    let memory = MemoryEntry { path: file.named.clone(), len: map.len(), data };
+    let memory = MemoryEntry { path: file.named().into(), len: map.len(), data };
     let map = put(&place, MAP, &map.to_bytes().map_err(encode("the memory map"))?)?;
     let state = crate::encode_parts(&content.parts).map_err(encode("the parts' state"))?;
     let state = put(&place, STATE, &state)?;
@@ -86,7 +84,7 @@ pub fn write(
     if progress.is_cancelled() {
         return Err(WriteError::Cancelled);
     }
-    file.keep_if(|| place.commit())?;
+    file.keep_if(|| place.commit(), dir)?;
     Ok(manifest)
 }
 
@@ -99,57 +97,4 @@ fn put(place: &Place, name: &str, bytes: &[u8]) -> Result<FileEntry, WriteError>
     });
     written.map_err(WriteError::io(&path, "write it"))?;
     Ok(FileEntry { name: name.into(), len: bytes.len() as u64, crc32: crc32fast::hash(bytes) })
-}
-
-/// The file for guest memory, in the snapshot or elsewhere. One that lies elsewhere is removed again unless it is kept.
-struct MemoryFile {
-    file: File,
-    /// Where it is made.
-    path: PathBuf,
-    /// What the manifest calls it.
-    named: PathBuf,
-    elsewhere: bool,
-}
-
-impl MemoryFile {
-    fn create(place: &Path, machine: &str, elsewhere: Option<&Path>) -> Result<Self, WriteError> {
-        let (path, named) = match elsewhere {
-            None => (place.join(MEMORY), MEMORY.into()),
-            Some(dir) => {
-                let dir = fs::canonicalize(dir).map_err(WriteError::io(dir, "use it for guest memory"))?;
-                let path = free(&dir, machine);
-                (path.clone(), path)
-            }
-        };
-        let create = File::options().read(true).write(true).create_new(true).open(&path);
-        let file = create.map_err(WriteError::io(&path, "create it"))?;
-        Ok(Self { file, path, named, elsewhere: elsewhere.is_some() })
-    }
-
-    /// Writes it to the disk, and keeps it if `commit` works.
-    fn keep_if(mut self, commit: impl FnOnce() -> Result<(), WriteError>) -> Result<(), WriteError> {
-        self.file.sync_all().map_err(WriteError::io(&self.path, "write it to disk"))?;
-        if let Some(dir) = self.path.parent().filter(|_| self.elsewhere) {
-            let synced = File::open(dir).and_then(|dir| dir.sync_all());
-            synced.map_err(WriteError::io(dir, "write it to disk"))?;
-        }
-        commit()?;
-        self.elsewhere = false;
-        Ok(())
-    }
-}
-
-impl Drop for MemoryFile {
-    fn drop(&mut self) {
-        if self.elsewhere {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// A name that no file in `dir` has.
-fn free(dir: &Path, machine: &str) -> PathBuf {
-    let name = |n: u64| dir.join(format!("{machine}.{n}.memory"));
-    let first = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(1, |t| t.as_secs());
-    (first..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0))
 }

@@ -226,6 +226,32 @@ fn two_do_not_write_to_one_place_and_what_a_killed_one_left_goes() {
     assert_eq!(rig.beside(), [""; 0]);
 }
 
+/// Whoever writes to the same place next removes it, and nothing but it.
+#[test]
+fn memory_that_a_killed_attempt_left_elsewhere_goes() {
+    let (place, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (partial, left) = (place.path().join(".snap.partial"), elsewhere.path().join("web.1.memory"));
+    let others = elsewhere.path().join("passwords");
+    let memory = ram(MIB, Backing::Anonymous);
+    let content = content(&memory, 1);
+    for (note, stays) in [(&left, false), (&others, true), (&PathBuf::from("web.1.memory"), true)] {
+        fs::create_dir(&partial).unwrap();
+        fs::write(partial.join("memory.elsewhere"), note.as_os_str().as_encoded_bytes()).unwrap();
+        fs::write(&left, "1").unwrap();
+        fs::write(&others, "2").unwrap();
+        write(&place.path().join("snap"), &content, &Options::default(), &Progress::new()).unwrap();
+        assert!(!partial.exists() && others.exists() && left.exists() == stays, "{note:?}");
+    }
+    // That it is not there any more is no reason to fail; that it cannot be removed is.
+    fs::create_dir(&partial).unwrap();
+    fs::write(partial.join("memory.elsewhere"), left.as_os_str().as_encoded_bytes()).unwrap();
+    fs::remove_file(&left).unwrap();
+    fs::create_dir(&left).unwrap();
+    let error =
+        write(&place.path().join("snap"), &content, &Options::default(), &Progress::new()).unwrap_err();
+    assert!(error.to_string().contains("web.1.memory: cannot clear away an attempt"), "{error}");
+}
+
 #[test]
 fn memory_may_lie_elsewhere() {
     let rig = Rig::new();

@@ -1,4 +1,4 @@
-use drystone_hypervisor::{Error, Msi, Vm};
+use drystone_hypervisor::{Clocks, Error, Msi, Vm};
 use drystone_state::{Blob, Component, ComponentError, Persist, PersistDyn, RestoreError, SaveError, Schema};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -6,15 +6,17 @@ use std::sync::Arc;
 /// What is in the hypervisor and not in a vCPU: interrupt controllers, timer, clock.
 pub(super) struct Board {
     vm: Arc<dyn Vm>,
+    /// What its clocks make of a restore.
+    clocks: Clocks,
     /// As it was made, which is what a reset leads back to.
     initial: Blob,
 }
 
 impl Board {
     /// Takes a VM that nothing has run in.
-    pub(super) fn new(vm: Arc<dyn Vm>) -> Result<Self, Error> {
+    pub(super) fn new(vm: Arc<dyn Vm>, clocks: Clocks) -> Result<Self, Error> {
         let initial = vm.save()?;
-        Ok(Self { vm, initial })
+        Ok(Self { vm, clocks, initial })
     }
 
     /// Sends a non-maskable interrupt to the vCPU of that number, which is its APIC ID.
@@ -36,7 +38,8 @@ impl Component for Board {
         Ok(())
     }
     fn reset(&self) -> Result<(), ComponentError> {
-        self.vm.restore(&self.initial).map_err(ComponentError::new)
+        // Only a machine's past can stand still: that of a guest that starts anew is over.
+        self.vm.restore(&self.initial, Clocks::GoOn).map_err(ComponentError::new)
     }
     fn persist(&self) -> Option<&dyn PersistDyn> {
         Some(self)
@@ -61,6 +64,6 @@ impl Persist for Board {
     }
     fn restore(&self, state: BoardState) -> Result<(), RestoreError> {
         let invalid = |e: Error| RestoreError::Invalid { kind: BoardState::KIND, cause: e.to_string() };
-        self.vm.restore(&state.vm).map_err(invalid)
+        self.vm.restore(&state.vm, self.clocks).map_err(invalid)
     }
 }

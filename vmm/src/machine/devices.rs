@@ -6,8 +6,8 @@ use crate::monitor::Handle;
 use acpi_tables::Aml;
 use drystone_bus::{Bus, SystemClock};
 use drystone_chipset::{
-    AcpiPower, AcpiPowerConfig, Ged, GedConfig, I8042, KeyboardError, PowerButton, PvPanic, Rtc, RtcConfig,
-    Serial, SerialConfig, SerialInput, SerialOutput, VmGenId,
+    AcpiPower, AcpiPowerConfig, Ged, GedConfig, I8042, Identity, KeyboardError, PowerButton, PvPanic, Rtc,
+    RtcConfig, Serial, SerialConfig, SerialInput, SerialOutput, VmGenId,
 };
 use drystone_hypervisor::{Guard, Vm};
 use drystone_lifecycle::{Orchestrator, Stage};
@@ -50,6 +50,7 @@ impl Devices {
         layout: &Layout,
         memory: RamView,
         pci: &PciConfig,
+        identity: Identity,
         handle: &Handle,
     ) -> Result<(Self, Vec<Guard>, Console), MachineError> {
         let (serial_config, ged_config) = (SerialConfig::default(), GedConfig::default());
@@ -62,7 +63,8 @@ impl Devices {
         // Whatever tells the guest of something adds its event here, before the device is shared.
         let mut ged = Ged::new(ged_config, Arc::new(ged_event));
         let button = Arc::new(PowerButton::new(&mut ged)?);
-        let generation = VmGenId::new(map::GENERATION_ID, memory, &mut ged, Box::new(random))?;
+        let generation =
+            VmGenId::new(map::GENERATION_ID, memory, &mut ged, Box::new(random))?.with_identity(identity);
         let bus = Arc::<Bus>::default();
         let pci = Pci::new(layout, pci, bus.clone(), &mut ged, handle)?;
         let devices = Self {

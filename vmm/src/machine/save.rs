@@ -5,7 +5,7 @@ use super::payload::Payload;
 use super::slots::SavedSlots;
 use super::{Machine, MachineError};
 use crate::config::Config;
-use crate::snapshot::{SnapshotError, SnapshotRequest};
+use crate::snapshot::{RestoreOptions, SnapshotError, SnapshotRequest};
 use drystone_lifecycle::{Orchestrator, SavedPart};
 use drystone_memory::{GuestRam, Layout};
 use drystone_snapshot::{About, Content, Manifest, MemoryRange, Options, Outside, Progress, Snapshot};
@@ -19,7 +19,7 @@ pub(crate) enum Origin<'a> {
     /// From its kernel.
     Boot,
     /// From a snapshot; it goes on where that was made, at once or when it is resumed.
-    Restore { snapshot: &'a Snapshot, paused: bool },
+    Restore { snapshot: &'a Snapshot, options: RestoreOptions },
 }
 
 /// What a machine does first.
@@ -56,6 +56,14 @@ impl Origin<'_> {
         blob.decode().map(Some).map_err(|e| MachineError::Restore(e.to_string()))
     }
 
+    /// What a restored machine makes of it; one that boots has no past that it could matter for.
+    pub(super) fn options(&self) -> RestoreOptions {
+        match self {
+            Self::Boot => RestoreOptions::default(),
+            Self::Restore { options, .. } => *options,
+        }
+    }
+
     pub(super) fn ram(&self, layout: &Layout, config: &Config) -> Result<GuestRam, MachineError> {
         let Self::Restore { snapshot, .. } = self else {
             return Ok(GuestRam::new(layout, &config.memory.ram())?);
@@ -70,14 +78,14 @@ impl Origin<'_> {
 
     /// Gives all parts the state that they had.
     pub(super) fn restore(&self, orchestrator: &mut Orchestrator) -> Result<Begin, MachineError> {
-        let Self::Restore { snapshot, paused } = self else { return Ok(Begin::Boot) };
+        let Self::Restore { snapshot, options } = self else { return Ok(Begin::Boot) };
         let parts = snapshot
             .parts()
             .iter()
             .filter(|(name, _)| ![SavedCpuid::PART, SavedSlots::PART].contains(&name.as_str()));
         let part = |(name, state): (&String, &Blob)| SavedPart { name: name.clone(), state: state.clone() };
         orchestrator.restore(&parts.map(part).collect::<Vec<_>>())?;
-        Ok(if *paused { Begin::Wait } else { Begin::Resume })
+        Ok(if options.paused { Begin::Wait } else { Begin::Resume })
     }
 }
 

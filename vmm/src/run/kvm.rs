@@ -7,7 +7,7 @@ use crate::log::Log;
 use crate::machine::{Booted, HandleError, Handles, Machine, Origin};
 use crate::monitor::{Handle, Request, RequestError, mailbox};
 use crate::registry::VmId;
-use crate::snapshot::SnapshotError;
+use crate::snapshot::{RestoreOptions, SnapshotError};
 use drystone_kvm::Kvm;
 use drystone_lifecycle::{self as lifecycle, StateReader, Verb};
 use drystone_observe::Registry;
@@ -30,13 +30,13 @@ impl Engine for KvmEngine {
 pub struct RestoreEngine {
     /// It.
     pub snapshot: Snapshot,
-    /// Wait to be resumed.
-    pub paused: bool,
+    /// What the machine makes of it.
+    pub options: RestoreOptions,
 }
 
 impl Engine for RestoreEngine {
     fn build(&self, config: &Config, id: &VmId, log: &Log) -> Result<Built, String> {
-        build(config, id, log, Origin::Restore { snapshot: &self.snapshot, paused: self.paused })
+        build(config, id, log, Origin::Restore { snapshot: &self.snapshot, options: self.options })
     }
 }
 

@@ -1,6 +1,8 @@
 use crate::config::{Config, ConfigError, ConsoleConfig};
 use crate::log::Level;
 use crate::registry::VmId;
+use drystone_chipset::Identity;
+use drystone_hypervisor::Clocks;
 use drystone_snapshot::{Changed, OpenError, Progress, Snapshot};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,8 @@ pub struct RestoreConfig {
     pub memory_file: Option<PathBuf>,
     /// Compare all of guest memory with its checksums first.
     pub verify: bool,
-    /// Wait to be resumed.
-    pub paused: bool,
+    /// What the machine makes of it.
+    pub options: RestoreOptions,
     /// Name of the machine; one is made up unless given.
     pub id: Option<VmId>,
     /// Disks that lie elsewhere now, by name.
@@ -28,6 +30,17 @@ pub struct RestoreConfig {
     pub log_level: Level,
     /// Where the log goes.
     pub log_file: Option<PathBuf>,
+}
+
+/// What a machine makes of having been restored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// Wait to be resumed.
+    pub paused: bool,
+    /// What the guest's clocks make of the time since the snapshot.
+    pub clocks: Clocks,
+    /// Whether the guest is told that it is another machine now.
+    pub identity: Identity,
 }
 
 /// Why a snapshot is not restored. Nothing was made of it.
@@ -86,8 +99,8 @@ pub struct Restore {
     pub snapshot: Snapshot,
     /// The machine's configuration, with everything outside where it is now.
     pub config: Config,
-    /// Wait to be resumed.
-    pub paused: bool,
+    /// What the machine makes of it.
+    pub options: RestoreOptions,
 }
 
 impl Restore {
@@ -112,7 +125,7 @@ impl Restore {
         move_disks(&mut config, &wanted.disks)?;
         config.validate()?;
         check_disks(&snapshot, wanted)?;
-        Ok(Self { snapshot, config, paused: wanted.paused })
+        Ok(Self { snapshot, config, options: wanted.options })
     }
 }
 

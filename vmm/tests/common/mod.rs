@@ -1,6 +1,8 @@
 //! What tests share: the command, and a child on a terminal of its own.
 #![allow(dead_code)] // each test takes what it needs
 
+pub mod place;
+
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Pid;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};

@@ -30,4 +30,4 @@ pub use serial::{
     RequestToSend, Serial, SerialConfig, SerialError, SerialInput, SerialOutput, SerialParts, SerialState,
     SerialWaker, Taken,
 };
-pub use vmgenid::{Entropy, VmGenId, VmGenIdError};
+pub use vmgenid::{Entropy, Identity, VmGenId, VmGenIdError, VmGenIdState};

@@ -5,7 +5,8 @@ use acpi_tables::aml::{Name, Notify, Package, Path};
 use acpi_tables::{Aml, AmlSink};
 use drystone_bus::Interrupt;
 use drystone_memory::Mem;
-use drystone_state::{Component, ComponentError, NoState, Persist, PersistDyn, RestoreError, SaveError};
+use drystone_state::{Component, ComponentError, Persist, PersistDyn, RestoreError, SaveError, Schema};
+use serde::{Deserialize, Serialize};
 use std::sync::Mutex;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -16,7 +17,7 @@ const CHANGED: u8 = 0x80;
 pub type Entropy = Box<dyn Fn() -> std::io::Result<[u8; 16]> + Send + Sync>;
 
 /// Tells a guest that it is no longer the only one with its past: a virtual machine generation identifier, which lies in guest
-/// memory and changes whenever the machine is restored. Linux then seeds its random numbers anew, so that two machines
+/// memory and changes whenever the machine is restored, unless that is to keep its [`Identity`]. Linux then seeds its random numbers anew, so that two machines
 /// from one snapshot do not have the same secrets.
 ///
 /// Source: Microsoft's "Virtual Machine Generation ID", Linux's `drivers/virt/vmgenid.c`.
@@ -24,8 +25,19 @@ pub struct VmGenId<M: Mem> {
     address: u64,
     memory: M,
     entropy: Entropy,
+    identity: Identity,
     event: GedEvent,
     inner: Mutex<Inner>,
+}
+
+/// Who a restored machine is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Identity {
+    /// Another one: what it was made from may be used again.
+    #[default]
+    New,
+    /// The same, which only moved: nobody else has its past.
+    Kept,
 }
 
 struct Inner {
@@ -51,6 +63,14 @@ pub enum VmGenIdError {
         /// What was said.
         cause: String,
     },
+    /// Its address is no guest memory.
+    #[error("generation identifier: cannot read it from guest memory at {address:#x}: {cause}")]
+    Read {
+        /// Guest-physical address.
+        address: u64,
+        /// What was said.
+        cause: String,
+    },
 }
 
 impl<M: Mem> VmGenId<M> {
@@ -65,7 +85,13 @@ impl<M: Mem> VmGenId<M> {
     pub fn new(address: u64, memory: M, ged: &mut Ged, entropy: Entropy) -> Result<Self, VmGenIdError> {
         let event = ged.add(&Notify::new(&Path::new("\\_SB_.VGEN"), &CHANGED))?;
         let id = entropy().map_err(VmGenIdError::Entropy)?;
-        Ok(Self { address, memory, entropy, event, inner: Mutex::new(Inner { id, untold: false }) })
+        let inner = Mutex::new(Inner { id, untold: false });
+        Ok(Self { address, memory, entropy, identity: Identity::New, event, inner })
+    }
+
+    /// Says what a restore is to make of the machine; a new one unless said.
+    pub fn with_identity(self, identity: Identity) -> Self {
+        Self { identity, ..self }
     }
 
     /// Puts the identifier into guest memory, for a machine that boots.
@@ -81,6 +107,15 @@ impl<M: Mem> VmGenId<M> {
         memory
             .write_slice(id, GuestAddress(self.address))
             .map_err(|e| VmGenIdError::Memory { address: self.address, cause: e.to_string() })
+    }
+
+    /// Takes over the identifier that the guest has, and may have changed: then it has fooled itself.
+    fn keep(&self, untold: bool) -> Result<(), VmGenIdError> {
+        let mut id = [0; 16];
+        let read = self.memory.memory().read_slice(&mut id, GuestAddress(self.address));
+        read.map_err(|e| VmGenIdError::Read { address: self.address, cause: e.to_string() })?;
+        *lock(&self.inner) = Inner { id, untold };
+        Ok(())
     }
 
     fn change(&self) -> Result<(), VmGenIdError> {
@@ -121,7 +156,7 @@ impl<M: Mem> Component for VmGenId<M> {
     }
     /// The guest starts anew, in the same machine.
     fn reset(&self) -> Result<(), ComponentError> {
-        let Self { address: _, memory: _, entropy: _, event: _, inner } = self;
+        let Self { address: _, memory: _, entropy: _, identity: _, event: _, inner } = self;
         let mut inner = lock(inner);
         inner.untold = false;
         self.put(&inner.id).map_err(ComponentError::new)
@@ -131,14 +166,30 @@ impl<M: Mem> Component for VmGenId<M> {
     }
 }
 
-/// Nothing is saved: a restored machine is another one.
+/// What is saved of a [`VmGenId`]. A restored machine is another one, or finds its identifier in its memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmGenIdState {
+    /// The guest does not know yet that it was restored.
+    pub untold: bool,
+}
+
+impl Schema for VmGenIdState {
+    const KIND: &'static str = "vmgenid";
+    const VERSION: u32 = 1;
+}
+
 impl<M: Mem> Persist for VmGenId<M> {
-    type State = NoState;
-    fn save(&self) -> Result<NoState, SaveError> {
-        Ok(NoState {})
+    type State = VmGenIdState;
+    fn save(&self) -> Result<VmGenIdState, SaveError> {
+        Ok(VmGenIdState { untold: lock(&self.inner).untold })
     }
-    fn restore(&self, _: NoState) -> Result<(), RestoreError> {
-        self.change().map_err(|e| RestoreError::Invalid { kind: "vmgenid", cause: e.to_string() })
+    fn restore(&self, VmGenIdState { untold }: VmGenIdState) -> Result<(), RestoreError> {
+        let restored = match self.identity {
+            Identity::New => self.change(),
+            Identity::Kept => self.keep(untold),
+        };
+        restored.map_err(|e| RestoreError::Invalid { kind: VmGenIdState::KIND, cause: e.to_string() })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::lock;
 use crate::{
-    Capabilities, Cpuid, Datamatch, Error, Exit, Guard, Hypervisor, IoAddress, IoHandler, Kicker, MapOptions,
-    Msi, MsiRoute, Msr, Regs, RunError, Sregs, Vcpu, Vm, VmConfig,
+    Capabilities, Clocks, Cpuid, Datamatch, Error, Exit, Guard, Hypervisor, IoAddress, IoHandler, Kicker,
+    MapOptions, Msi, MsiRoute, Msr, Regs, RunError, Sregs, Vcpu, Vm, VmConfig,
 };
 use drystone_memory::Backed;
 use drystone_state::Blob;
@@ -220,9 +220,9 @@ impl Vm for Faulty<Arc<dyn Vm>> {
         self.faults.check(Call::SaveVm)?;
         self.inner.save()
     }
-    fn restore(&self, state: &Blob) -> Result<(), Error> {
+    fn restore(&self, state: &Blob, clocks: Clocks) -> Result<(), Error> {
         self.faults.check(Call::RestoreVm)?;
-        self.inner.restore(state)
+        self.inner.restore(state, clocks)
     }
 }
 

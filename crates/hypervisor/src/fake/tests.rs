@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Datamatch, Exit, IoAddress, IoHandler, MapOptions, Msr, RunError, Vcpu};
+use crate::{Clocks, Datamatch, Exit, IoAddress, IoHandler, MapOptions, Msr, RunError, Vcpu};
 use drystone_memory::{GuestRam, Layout, RamConfig};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use vmm_sys_util::eventfd::EventFd;
@@ -284,7 +284,7 @@ fn registers_are_stored_saved_and_restored() {
 
     let (vm2, mut b) = vcpu(&host, VmConfig::default());
     b.set_cpuid(&host.supported_cpuid().unwrap()).unwrap();
-    vm2.restore(&saved_vm).unwrap();
+    vm2.restore(&saved_vm, Clocks::GoOn).unwrap();
     b.restore(&saved).unwrap();
     assert_eq!(b.msrs(&[0xc000_0080]).unwrap(), [Msr { index: 0xc000_0080, value: 0x500 }]);
     assert!(
@@ -296,7 +296,7 @@ fn registers_are_stored_saved_and_restored() {
     assert_eq!(io.0.iter().map(|w| w.1[0]).collect::<Vec<_>>(), [0, 1, 2, 3, 0]);
 
     assert!(matches!(b.restore(&saved_vm), Err(Error::Invalid { .. })), "a foreign state");
-    assert!(host.create_vm(&VmConfig::bare()).unwrap().restore(&saved_vm).is_err());
+    assert!(host.create_vm(&VmConfig::bare()).unwrap().restore(&saved_vm, Clocks::GoOn).is_err());
 }
 
 #[test]

@@ -5,8 +5,8 @@ use super::route::FakeRoute;
 use super::vcpu::FakeVcpu;
 use super::{FakeHypervisor, lock};
 use crate::{
-    Datamatch, DirtyTracking, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi, MsiRoute,
-    MsrFilter, Vcpu, Vm, VmConfig,
+    Clocks, Datamatch, DirtyTracking, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi,
+    MsiRoute, MsrFilter, Vcpu, Vm, VmConfig,
 };
 use drystone_memory::Backed;
 use drystone_state::{Blob, Schema};
@@ -225,7 +225,8 @@ impl Vm for FakeVm {
             .map_err(|e| Error::Invalid { attempt: "save the VM".into(), why: e.to_string() })
     }
 
-    fn restore(&self, state: &Blob) -> Result<(), Error> {
+    // Its guests have no clocks.
+    fn restore(&self, state: &Blob, _: Clocks) -> Result<(), Error> {
         let invalid = |why: String| Error::Invalid { attempt: "restore the VM".into(), why };
         let state: FakeVmState = state.decode().map_err(|e| invalid(e.to_string()))?;
         match (&self.shared.irqs, &state.interrupts) {

@@ -1,7 +1,7 @@
 use super::{Shared, lock};
 use crate::clock::{Moment, Passage, boot_id};
 use crate::error::{call, invalid};
-use drystone_hypervisor::{Error, InterruptControllers, VmConfig};
+use drystone_hypervisor::{Clocks, Error, InterruptControllers, VmConfig};
 use drystone_state::{Blob, Schema};
 use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data, kvm_irqchip, kvm_pit_state2};
 use kvm_ioctls::VmFd;
@@ -59,7 +59,7 @@ fn read_clock(fd: &VmFd) -> Result<(u64, Moment), Error> {
     Ok((read.clock, Moment::now()))
 }
 
-pub(super) fn restore(vm: &Shared, blob: &Blob) -> Result<(), Error> {
+pub(super) fn restore(vm: &Shared, blob: &Blob, clocks: Clocks) -> Result<(), Error> {
     let (fd, config) = (&vm.fd, &vm.config);
     let refuse = |why: String| invalid("restore the VM", why);
     let state: KvmVmState = blob.decode().map_err(|e| refuse(e.to_string()))?;
@@ -75,7 +75,10 @@ pub(super) fn restore(vm: &Shared, blob: &Blob) -> Result<(), Error> {
     }
     let boot = boot_id();
     let same_boot = !boot.is_empty() && boot == state.boot;
-    let passage = Passage { from: state.moment, to: Moment::now(), same_boot };
+    let passage = match clocks {
+        Clocks::GoOn => Passage { from: state.moment, to: Moment::now(), same_boot },
+        Clocks::StandStill => Passage::unseen(state.moment, Moment::now()),
+    };
     // The time that went by is added here and not by KVM, which does it only since 5.16.
     let clock = kvm_clock_data { clock: state.clock.saturating_add(passage.elapsed()), ..Default::default() };
     fd.set_clock(&clock).map_err(call(|| "set the guest's clock"))?;

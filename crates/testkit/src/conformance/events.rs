@@ -1,6 +1,6 @@
 use crate::guest::{self, DEVICE, INTERRUPT_PORT, READY_PORT};
 use crate::{Access, Backend, IoLog, TinyVm};
-use drystone_hypervisor::{Datamatch, Error, Exit, IoAddress, VmConfig};
+use drystone_hypervisor::{Clocks, Datamatch, Error, Exit, IoAddress, VmConfig};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 fn event() -> EventFd {
@@ -63,7 +63,7 @@ pub fn interrupts_survive_a_save(backend: &Backend) {
     let (vm, vcpu) = (first.vm.save().unwrap(), first.vcpu().save().unwrap());
 
     let mut second = TinyVm::new(backend, VmConfig::default(), guest::interrupts());
-    second.vm.restore(&vm).unwrap();
+    second.vm.restore(&vm, Clocks::GoOn).unwrap();
     second.vcpu().restore(&vcpu).unwrap();
     let mut io = IoLog::new();
     // A guest that is a closure starts anew, and says once more that it is ready.

@@ -1,6 +1,6 @@
 use crate::guest::{self, Progress, STOP};
 use crate::{Backend, IoLog, RAM, TinyVm};
-use drystone_hypervisor::{Exit, Vcpu, VmConfig};
+use drystone_hypervisor::{Clocks, Exit, Vcpu, VmConfig};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ fn moved(backend: &Backend, config: &VmConfig, old: TinyVm, guests: &[crate::Gue
     drop(old);
     let mut new = TinyVm::with_guests(backend, config.clone(), guests);
     new.write(0, &memory);
-    new.vm.restore(&vm).unwrap();
+    new.vm.restore(&vm, Clocks::GoOn).unwrap();
     for (vcpu, state) in new.vcpus.iter_mut().zip(&vcpus) {
         vcpu.restore(state).unwrap();
     }

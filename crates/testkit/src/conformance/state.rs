@@ -1,7 +1,7 @@
 use super::configs;
 use crate::guest;
 use crate::{Backend, IoLog, TinyVm};
-use drystone_hypervisor::{Error, Exit, Msr, Vcpu, VmConfig};
+use drystone_hypervisor::{Clocks, Error, Exit, Msr, Vcpu, VmConfig};
 use drystone_state::{Blob, NoState};
 
 /// IA32_SYSENTER_EIP, a register that only holds a value.
@@ -28,7 +28,7 @@ pub fn a_save_in_the_middle_goes_on_in_a_fresh_vm(backend: &Backend) {
             let (vm, vcpu) = (old.vm.save().unwrap(), old.vcpu().save().unwrap());
             drop(old);
             let mut new = TinyVm::new(backend, config.clone(), guest::counts());
-            new.vm.restore(&vm).unwrap();
+            new.vm.restore(&vm, Clocks::GoOn).unwrap();
             new.vcpu().restore(&vcpu).unwrap();
             assert_eq!(new.vcpu().regs().unwrap(), regs);
             let msrs = new.vcpu().msrs(&[SYSENTER_EIP]).unwrap();
@@ -49,7 +49,7 @@ pub fn restoring_the_first_state_is_a_reset(backend: &Backend) {
             let mut io = IoLog::new();
             count(tiny.vcpu(), &mut io, 4);
             assert_eq!(io.written(0x10), [0, 1, 2, 3]);
-            tiny.vm.restore(&vm).unwrap();
+            tiny.vm.restore(&vm, Clocks::GoOn).unwrap();
             tiny.vcpu().restore(&vcpu).unwrap();
             assert_eq!((tiny.vcpu().regs().unwrap(), tiny.vcpu().sregs().unwrap()), start);
         }
@@ -85,9 +85,12 @@ pub fn foreign_and_broken_states_are_refused(backend: &Backend) {
         assert!(matches!(tiny.vcpu().restore(blob), Err(Error::Invalid { .. })), "{}", blob.kind());
     }
     for blob in [&foreign, &vcpu] {
-        assert!(matches!(tiny.vm.restore(blob), Err(Error::Invalid { .. })), "{}", blob.kind());
+        assert!(matches!(tiny.vm.restore(blob, Clocks::GoOn), Err(Error::Invalid { .. })), "{}", blob.kind());
     }
-    assert!(matches!(other.vm.restore(&vm), Err(Error::Invalid { .. })), "it has no interrupt controllers");
+    assert!(
+        matches!(other.vm.restore(&vm, Clocks::GoOn), Err(Error::Invalid { .. })),
+        "it has no interrupt controllers"
+    );
     let mut io = IoLog::new();
     count(tiny.vcpu(), &mut io, 2);
     count(other.vcpu(), &mut io, 2);

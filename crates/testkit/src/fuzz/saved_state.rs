@@ -5,7 +5,7 @@ use super::input::Input;
 use crate::guest;
 use crate::{Backend, IoLog, TinyVm};
 use ciborium::Value;
-use drystone_hypervisor::VmConfig;
+use drystone_hypervisor::{Clocks, VmConfig};
 use drystone_state::Blob;
 
 const EDITS: usize = 32;
@@ -28,7 +28,7 @@ pub fn saved_state_on(backend: &Backend, data: &[u8]) {
     let (vm, vcpu) = saved(backend, &config);
     let mut fresh = TinyVm::new(backend, config, guest::counts());
     let (new_vm, new_vcpu) = (changed(&vm, &mut input), changed(&vcpu, &mut input));
-    let restored = new_vm.as_ref().map(|state| fresh.vm.restore(state));
+    let restored = new_vm.as_ref().map(|state| fresh.vm.restore(state, Clocks::GoOn));
     assert!(restored.is_none_or(|r| r.is_ok()) || new_vm.as_ref() != Some(&vm), "a good VM state is refused");
     let restored = new_vcpu.as_ref().map(|state| fresh.vcpu().restore(state));
     assert!(

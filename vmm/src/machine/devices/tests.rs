@@ -14,7 +14,8 @@ fn tables(cpus: u32) -> Vec<Vec<u8>> {
     let memory = GuestRam::new(&layout, &RamConfig::default()).unwrap();
     let (handle, _mailbox) = mailbox();
     let (devices, _wires, _console) =
-        Devices::new(vm.as_ref(), &layout, memory.view(), &PciConfig::default(), &handle).unwrap();
+        Devices::new(vm.as_ref(), &layout, memory.view(), &PciConfig::default(), Identity::New, &handle)
+            .unwrap();
     let mut tables = Vec::new();
     devices.describe(Vec::new(), (0..cpus).collect())(&mut |acpi| {
         let built = AcpiTables::build(acpi).unwrap();
