@@ -264,7 +264,7 @@ impl Machine {
         orchestrator.add(Stage::Devices, "msrs", cpus.msrs.clone())?;
         devices.register(&mut orchestrator)?;
         virtio.register(&mut orchestrator)?;
-        orchestrator.add(Stage::Devices, "board", board.clone())?;
+        orchestrator.add(Stage::Controllers, "board", board.clone())?;
         orchestrator.add(Stage::Backends, "ram", image.clone())?;
         let begin = origin.restore(&mut orchestrator)?;
         let machine = Self {

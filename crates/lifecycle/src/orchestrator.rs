@@ -15,8 +15,10 @@ pub use save::SavedPart;
 pub enum Stage {
     /// What asks for work: virtual CPUs.
     Vcpus,
-    /// What does it: devices and their workers, interrupt controllers.
+    /// What does it: devices and their workers, also those that come while the machine runs.
     Devices,
+    /// What carries their interrupts: interrupt controllers, and whatever else is in the hypervisor and not in a virtual CPU.
+    Controllers,
     /// What devices stand on: RAM and the kernel in it, disks, taps, consoles.
     Backends,
 }

@@ -1,9 +1,9 @@
 //! A machine as a value.
 //!
-//! The order is a contract. **Saving:** the machine is paused (vCPUs, then devices, which finish what is in flight, then back
-//! ends), so that nothing asks for work, nothing is in flight, and no part's state changes while others are saved. **Restoring:**
-//! freshly built parts take their state over in the order of resuming (back ends, devices, vCPUs: what a part stands on comes
-//! before it), all of them before any is resumed.
+//! The order is a contract. **Saving:** the machine is paused (vCPUs, then devices, which finish what is in flight, then interrupt
+//! controllers, then back ends), so that nothing asks for work, nothing is in flight, and no part's state changes while others are saved. **Restoring:**
+//! freshly built parts take their state over in the order of resuming (back ends, interrupt controllers, devices, vCPUs:
+//! what a part stands on comes before it), all of them before any is resumed.
 
 use super::Orchestrator;
 use crate::{Cause, Error, State, Verb};

@@ -109,7 +109,7 @@ impl Events {
 
 struct Rig {
     machine: Orchestrator,
-    /// In the order of pausing: vcpus, serial, disk, ram, console.
+    /// In the order of pausing: vcpus, serial, disk, board, ram, console.
     parts: Vec<Arc<Recorder>>,
     log: Log,
     events: Events,
@@ -123,6 +123,7 @@ impl Rig {
         let mut machine = Orchestrator::new(policy, sink);
         // Registered in another order than they are paused in.
         let order = [
+            (Stage::Controllers, "board"),
             (Stage::Backends, "ram"),
             (Stage::Devices, "serial"),
             (Stage::Vcpus, "vcpus"),
@@ -135,7 +136,7 @@ impl Rig {
             machine.add(stage, name, part.clone()).unwrap();
             parts.push(part);
         }
-        parts = ["vcpus", "serial", "disk", "ram", "console"].map(|n| named(&parts, n)).to_vec();
+        parts = ["vcpus", "serial", "disk", "board", "ram", "console"].map(|n| named(&parts, n)).to_vec();
         Self { machine, parts, log, events }
     }
 
@@ -189,11 +190,12 @@ fn saved() -> Vec<SavedPart> {
     Rig::at(State::Paused).machine.save().unwrap()
 }
 
-const PAUSE: &str = "pause vcpus, pause serial, pause disk, pause ram, pause console";
-const RESUME: &str = "resume console, resume ram, resume disk, resume serial, resume vcpus";
-const SAVE: &str = "save vcpus, save serial, save disk, save ram, save console";
-const RESTORE: &str = "restore console, restore ram, restore disk, restore serial, restore vcpus";
-const RESET: &str = "reset console, reset ram, reset disk, reset serial, reset vcpus";
+const PAUSE: &str = "pause vcpus, pause serial, pause disk, pause board, pause ram, pause console";
+const RESUME: &str = "resume console, resume ram, resume board, resume disk, resume serial, resume vcpus";
+const SAVE: &str = "save vcpus, save serial, save disk, save board, save ram, save console";
+const RESTORE: &str =
+    "restore console, restore ram, restore board, restore disk, restore serial, restore vcpus";
+const RESET: &str = "reset console, reset ram, reset board, reset disk, reset serial, reset vcpus";
 
 fn changed(from: State, to: State, cause: Cause) -> Event {
     Event::State { from, to, cause }
@@ -379,7 +381,10 @@ fn a_guest_that_resets_a_paused_machine_leaves_it_paused() {
 #[test]
 fn components_are_found_by_name_and_only_one_has_it() {
     let mut rig = Rig::at(State::Running);
-    assert_eq!(rig.machine.names().collect::<Vec<_>>(), ["vcpus", "serial", "disk", "ram", "console"]);
+    assert_eq!(
+        rig.machine.names().collect::<Vec<_>>(),
+        ["vcpus", "serial", "disk", "board", "ram", "console"]
+    );
     let refused = rig.machine.add(Stage::Vcpus, "disk", rig.part("disk")).unwrap_err();
     assert_eq!(refused.to_string(), "the machine has a part named disk already");
 }

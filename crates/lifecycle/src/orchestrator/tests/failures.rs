@@ -25,7 +25,10 @@ fn a_resume_that_fails_is_undone_and_says_who_failed() {
     rig.part("disk").fail(["resume"]);
     let error = rig.machine.resume().unwrap_err();
     assert_eq!(error.to_string(), "cannot resume: disk: resume does not work");
-    assert_eq!(rig.log.take(), "resume console, resume ram, resume disk, pause ram, pause console");
+    assert_eq!(
+        rig.log.take(),
+        "resume console, resume ram, resume board, resume disk, pause board, pause ram, pause console"
+    );
     assert!(rig.all_running(false) && rig.machine.state() == State::Paused);
     rig.part("disk").fail([]);
     rig.machine.resume().unwrap();
@@ -79,7 +82,10 @@ fn a_reset_that_fails_ends_the_machine() {
     rig.part("serial").fail(["reset"]);
     let error = rig.machine.reset(Cause::GuestReset).unwrap_err();
     assert_eq!(error.to_string(), "cannot reset: serial: reset does not work");
-    assert_eq!(rig.log.take(), format!("{PAUSE}, reset console, reset ram, reset disk, reset serial"));
+    assert_eq!(
+        rig.log.take(),
+        format!("{PAUSE}, reset console, reset ram, reset board, reset disk, reset serial")
+    );
     let status = rig.machine.reader().status();
     assert_eq!(status.end, Some(Cause::Fault("cannot reset: serial: reset does not work".into())));
     assert_eq!((status.state, status.resets), (State::Stopped, 0));
@@ -134,7 +140,7 @@ fn a_machine_is_stopped_whatever_its_components_say() {
     assert_eq!(rig.log.take(), PAUSE, "everybody is asked");
     let events = rig.events.take();
     assert_eq!(events[0], Event::Error("cannot stop: vcpus: pause does not work".into()));
-    assert_eq!(events.len(), 6);
+    assert_eq!(events.len(), 7);
     let cause = Cause::Fault("vCPU 0: cannot run".into());
-    assert_eq!(events[5], changed(State::Running, State::Stopped, cause));
+    assert_eq!(events[6], changed(State::Running, State::Stopped, cause));
 }

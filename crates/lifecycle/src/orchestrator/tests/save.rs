@@ -14,10 +14,11 @@ fn permutations(n: usize) -> Vec<Vec<usize>> {
     shorter.iter().flat_map(with_last).collect()
 }
 
-const PARTS: [(Stage, &str); 5] = [
+const PARTS: [(Stage, &str); 6] = [
     (Stage::Vcpus, "vcpus"),
     (Stage::Devices, "serial"),
     (Stage::Devices, "disk"),
+    (Stage::Controllers, "board"),
     (Stage::Backends, "ram"),
     (Stage::Backends, "console"),
 ];
@@ -111,7 +112,7 @@ fn a_part_that_refuses_ends_the_new_machine_and_none_of_the_old() {
     let refused = new.machine.restore(&saved()).unwrap_err().to_string();
     assert_eq!(refused, "cannot restore: disk: invalid recorder state: restore does not work");
     assert_eq!(new.machine.state(), State::Stopped);
-    assert_eq!(new.log.take(), "restore console, restore ram, restore disk");
+    assert_eq!(new.log.take(), "restore console, restore ram, restore board, restore disk");
 
     let old = Rig::at(State::Paused);
     old.part("disk").fail(["save"]);
