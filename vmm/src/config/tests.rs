@@ -224,7 +224,7 @@ fn a_wrong_disk_is_named() {
         assert!(error.starts_with(what), "{error}");
     }
     let many = vec!["a,transport=mmio"; crate::machine::MAX_MMIO_DEVICES + 1];
-    assert_eq!(of(&many).unwrap_err(), "disk: 14 devices on virtio-mmio: there are interrupt lines for 13");
+    assert_eq!(of(&many).unwrap_err(), "disk: 17 devices on virtio-mmio: there are interrupt lines for 16");
     let many = vec!["a"; 31];
     assert_eq!(of(&many).unwrap_err(), "disk: 32 devices on virtio-pci: there are PCI slots for 31");
 }

@@ -7,8 +7,9 @@ use drystone_runner::Doorbells;
 use drystone_virtio::{Host, Mmio, MmioConfig, VirtioDevice};
 use std::sync::Arc;
 
-/// Interrupt lines for virtio-mmio devices: what a PC's own devices leave, and then the I/O APIC's upper inputs.
-const LINES: &[u32] = &[5, 6, 7, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23];
+/// Interrupt lines for virtio-mmio devices: what a PC's own devices leave, then the I/O APIC's upper inputs, then those of a PC's
+/// devices that this machine does not have (a second serial port, IDE).
+const LINES: &[u32] = &[5, 6, 7, 10, 11, 16, 17, 18, 19, 20, 21, 22, 23, 14, 15, 3];
 /// The most devices there are lines for.
 pub(crate) const MAX_MMIO_DEVICES: usize = LINES.len();
 

@@ -1,0 +1,130 @@
+//! How long a stock Linux takes to its first program, by transport and number of its disks, in the lab.
+#![allow(clippy::print_stdout)]
+
+use clap::Parser;
+use drystone_benches::figures::{Series, table};
+use drystone_lab::initramfs::{Builder, LOAD_MODULES};
+use drystone_lab::{Job, Lab, Progress, Version};
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::path::Path;
+use std::time::Duration;
+
+/// Boots a stock Debian kernel, with its disks on virtio-mmio and on virtio-pci, by turns.
+#[derive(Parser)]
+struct Args {
+    /// Turns
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
+    /// Numbers of disks
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
+    disks: Vec<u32>,
+    /// The kernel: 6.1 or 6.12
+    #[arg(long, default_value = "6.12")]
+    kernel: String,
+    /// What cargo passes
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+const MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk"];
+const FIGURES: [&str; 2] = ["first program, s", "all disks, s"];
+/// `pci-ecam` is PCI without the configuration ports, for kernels that need none.
+const WAYS: [(&str, &str); 3] = [
+    ("mmio", "--transport mmio"),
+    ("pci", "--transport pci"),
+    ("pci-ecam", "--transport pci --config ecam.toml"),
+];
+
+/// Says when it began, and when it has all of its disks; both by the guest's clock, which begins with it.
+const INIT: &str = r#"#!/bin/sh
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+read first rest < /proc/uptime
+@LOAD_MODULES@
+for word in $(cat /proc/cmdline); do case $word in disks=*) disks=${word#disks=};; esac; done
+until [ $(ls /sys/block | grep -c vd) = $disks ]; do usleep 1000; done
+read last rest < /proc/uptime
+echo "took $first $last"
+poweroff -f
+"#;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args = Args::parse();
+    let version = match args.kernel.as_str() {
+        "6.1" => Version::V6_1,
+        "6.12" => Version::V6_12,
+        other => return Err(format!("kernel {other}: 6.1 and 6.12 are known").into()),
+    };
+    let lab = Lab::prepare(&Progress::stderr())?;
+    let drystone = drystone_lab::build_profile("drystone", "drystone", "release")?;
+    let scratch = tempfile::tempdir()?;
+    let initrd = scratch.path().join("guest.cpio");
+    let guest = Builder::new().busybox(lab.busybox())?.init(&INIT.replace("@LOAD_MODULES@", LOAD_MODULES));
+    guest.modules(lab.kernel(version), MODULES)?.write_to(&initrd)?;
+
+    let said = job(&args, &lab, version, &drystone, &initrd).run(&lab)?;
+    if said.code != 0 {
+        return Err(
+            format!("the lab's job ended with {}: {}{}", said.code, said.text(), said.error_text()).into()
+        );
+    }
+    println!(
+        "Linux {}, {} turns, ratios: virtio-mmio's over this one's, turn by turn\n",
+        args.kernel, args.runs
+    );
+    let figures = read(&said.text());
+    for disks in &args.disks {
+        let row = |(way, _): &(&str, &str)| {
+            let name = format!("{disks} on {way}");
+            let series = figures.get(&name).cloned().unwrap_or_default();
+            (name, series)
+        };
+        println!("{}", table(&FIGURES, &WAYS.iter().map(row).collect::<Vec<_>>()));
+    }
+    Ok(())
+}
+
+/// One emulated machine boots them all, so that a busy moment meets all of them.
+fn job(args: &Args, lab: &Lab, version: Version, drystone: &Path, initrd: &Path) -> Job {
+    let most = args.disks.iter().max().copied().unwrap_or_default();
+    let mut script = String::from("export DRYSTONE_RUNTIME_DIR=$PWD/run PATH=$PWD:$PATH\n");
+    script += &format!(
+        "n=0; while [ $n -lt {most} ]; do dd if=/dev/zero of=$n.img bs=1024 count=64 2>/dev/null; n=$((n+1)); done\n"
+    );
+    // The first turn warms caches and is not counted.
+    for turn in 0..=args.runs {
+        for disks in &args.disks {
+            let given: String = (0..*disks).map(|n| format!(" --disk {n}.img,readonly")).collect();
+            for (way, options) in WAYS {
+                script += &format!(
+                    "echo \"boot {turn} {disks} on {way}\"; drystone run --kernel vmlinux --initrd guest.cpio --memory 256M \
+                     --rng false {options}{given} --cmdline 'quiet disks={disks}' < /dev/null || exit 9\n"
+                );
+            }
+        }
+    }
+    Job::shell(script)
+        .file(drystone, "drystone")
+        .file(initrd, "guest.cpio")
+        .file(&lab.kernel(version).vmlinux, "vmlinux")
+        .contents("ecam.toml", "[pci]\nconfig_ports = false\n")
+        .time_limit(Duration::from_secs(3600))
+}
+
+/// By name of the row, a series for each figure.
+fn read(text: &str) -> BTreeMap<String, Vec<Series>> {
+    let mut figures = BTreeMap::<String, Vec<Series>>::new();
+    let mut row = None;
+    for line in text.lines().map(str::trim_end) {
+        if let Some(boot) = line.strip_prefix("boot ") {
+            row = boot.split_once(' ').filter(|(turn, _)| *turn != "0").map(|(_, name)| name.to_owned());
+        } else if let (Some(took), Some(name)) = (line.strip_prefix("took "), &row) {
+            let series =
+                figures.entry(name.clone()).or_insert_with(|| vec![Series::default(); FIGURES.len()]);
+            let values = took.split(' ').map_while(|value| value.parse().ok());
+            series.iter_mut().zip(values).for_each(|(series, value)| series.0.push(value));
+        }
+    }
+    figures
+}
