@@ -5,6 +5,7 @@ use drystone_lab::{Job, Version};
 use drystone_tests::{Bench, PATIENT, is_known_warning, report};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::TempDir;
 
 const MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk", "virtio_rng", "ext4"];
@@ -138,7 +139,8 @@ fn use_disks(version: Version, machines: &[(u32, &str)]) {
              --cmdline 'quiet {PATIENT} test=use rounds={rounds}' < /dev/null || exit 9\n"
         );
     }
-    let mut job = disks.give(bench.job_of(version, INITRAMFS, MODULES, &script));
+    let limit = Duration::from_secs(300 + 30 * (rounds * machines.len()) as u64);
+    let mut job = disks.give(bench.job_of(version, INITRAMFS, MODULES, &script).time_limit(limit));
     for (n, _) in machines {
         job = job.output(format!("root{n}.img"), out.path().join(format!("root{n}.img")));
     }

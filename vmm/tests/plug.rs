@@ -36,6 +36,22 @@ impl<'a> Machine<'a> {
         Self { dir, session }
     }
 
+    /// From the snapshot `shot`.
+    fn restored(dir: &'a Path) -> Self {
+        let mut session = Session::open(drystone(dir, &["restore", "shot", "--id", "m"]));
+        wait_until("raw mode", || is_raw(&session.tty));
+        session.type_in(b"\r");
+        session.read_to("> ");
+        Self { dir, session }
+    }
+
+    /// The guest starts again by itself.
+    fn reset(&mut self) {
+        self.session.type_in(b"reset\r");
+        self.session.read_to("A small guest");
+        self.session.read_to("\r\n> ");
+    }
+
     fn ask(&self, args: &[&str]) -> Output {
         drystone(self.dir, args).output().unwrap()
     }
@@ -101,37 +117,37 @@ fn a_disk_comes_and_is_pulled_from_a_guest_that_never_answers() {
     }
     assert_eq!(m.slots(), [1, 2, 3, 4], "what the guest does not let go of stays");
     m.done(&["disk", "remove", "m", "b", "--surprise"]);
-    assert_eq!(m.slots(), [1, 2, 4]);
-    // Its file is free. Its slot is not, for a guest that has not taken notice; one that was there from the start goes as well.
-    m.done(&["disk", "add", "m", "b.img,id=b,readonly"]);
+    assert_eq!(m.slots(), [1, 2, 3, 4], "a guest that has not taken notice finds a disk that fails");
+    // Its file is free; its slot and its name are not. One that was there from the start goes as well.
+    let said = m.refused(&["disk", "add", "m", "b.img,id=b"]);
+    assert!(said.contains("was pulled and which the guest has not let go of"), "{said}");
+    m.done(&["disk", "add", "m", "b.img,id=again,readonly"]);
     m.done(&["disk", "remove", "m", "a", "--surprise"]);
-    assert_eq!(m.slots(), [2, 4, 5]);
-    assert!(m.refused(&["disk", "remove", "m", "a"]).contains("there is no disk `a`"));
+    m.done(&["disk", "remove", "m", "a", "--surprise"]);
+    assert!(m.refused(&["disk", "remove", "m", "a", "--timeout", "1ms"]).contains("has not let go"));
 
     // A paused machine cannot answer, but takes a disk.
     m.done(&["pause", "m"]);
-    assert!(m.refused(&["disk", "remove", "m", "b"]).contains("paused"));
+    assert!(m.refused(&["disk", "remove", "m", "again"]).contains("paused"));
     m.done(&["disk", "add", "m", "a.img,id=late"]);
     m.done(&["disk", "remove", "m", "disk0", "--surprise"]);
     m.done(&["resume", "m"]);
-    assert_eq!(m.slots(), [2, 5, 6]);
+    assert_eq!(m.slots(), [1, 2, 3, 4, 5, 6]);
 
-    // A reset gives back what was asked for.
+    // A reset gives back what was asked for, and what was pulled.
     let (dir, id) = (m.dir, "m");
     let asking = std::thread::spawn({
-        let mut command = drystone(dir, &["disk", "remove", id, "b", "--timeout", "10m"]);
+        let mut command = drystone(dir, &["disk", "remove", id, "again", "--timeout", "10m"]);
         move || command.output().unwrap()
     });
-    wait_until("the guest was asked", || m.events().matches("disk_requested").count() == 2);
-    assert!(m.refused(&["disk", "remove", "m", "b"]).contains("already asked"));
-    m.session.type_in(b"reset\r");
-    m.session.read_to("A small guest");
-    m.session.read_to("\r\n> ");
+    wait_until("the guest was asked", || m.events().matches("disk_requested").count() == 3);
+    assert!(m.refused(&["disk", "remove", "m", "again"]).contains("already asked"));
+    m.reset();
     let asked = asking.join().unwrap();
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
     assert_eq!(m.slots(), [2, 6]);
     let events = m.events();
-    for event in ["disk_added", "disk_request_timeout", "disk_removed"] {
+    for event in ["disk_added", "disk_request_timeout", "disk_pulled", "disk_removed"] {
         assert!(events.contains(event), "{event}: {events}");
     }
     m.session.type_in(b"poweroff\r");
@@ -157,6 +173,9 @@ fn a_bus_has_room_for_31_and_a_disk_on_mmio_stays() {
     image(dir.path(), "31.img");
     assert!(m.refused(&["disk", "add", "m", "31.img,id=x"]).contains("no PCI slot is free"));
     m.done(&["disk", "remove", "m", "disk7", "--surprise"]);
+    assert!(m.refused(&["disk", "add", "m", "31.img,id=x"]).contains("no PCI slot is free"));
+    m.reset();
+    assert_eq!(m.slots().len(), 30, "without the one that was pulled");
     m.done(&["disk", "add", "m", "31.img,id=x"]);
     assert_eq!(m.slots().len(), 31);
     m.session.type_in(b"poweroff\r");
@@ -176,20 +195,44 @@ fn a_machine_is_restored_with_every_device_where_it_was() {
     let mut m = Machine::start(dir.path(), &["--transport", "pci", "--disk", "a.img", "--disk", "b.img"]);
     m.done(&["disk", "add", "m", "c.img"]);
     m.done(&["disk", "remove", "m", "disk0", "--surprise"]);
-    assert_eq!(m.slots(), [2, 3, 4]);
+    assert_eq!(m.slots(), [1, 2, 3, 4]);
+    m.done(&["snapshot", "m", "shot", "--stop"]);
+    assert_eq!(m.session.end().0, 0);
+    // Nobody asks for the file of one that was pulled.
+    std::fs::remove_file(dir.path().join("a.img")).unwrap();
+
+    let mut m = Machine::restored(dir.path());
+    assert_eq!(m.slots(), [1, 2, 3, 4]);
+    // They are what they were called.
+    assert!(m.refused(&["disk", "add", "m", "c.img,id=disk0"]).contains("was pulled"));
+    m.done(&["disk", "remove", "m", "disk1", "--surprise"]);
+    m.done(&["disk", "remove", "m", "disk2", "--surprise"]);
+    m.reset();
+    assert_eq!(m.slots(), [3]);
+    m.session.type_in(b"poweroff\r");
+    assert_eq!(m.session.end().0, 0);
+}
+
+/// A machine that was made without devices has no threads for them, until one comes.
+#[test]
+fn a_machine_whose_first_disk_came_while_it_ran_is_restored() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    image(dir.path(), "a.img");
+    let mut m = Machine::start(dir.path(), &["--transport", "mmio", "--rng", "false"]);
+    m.done(&["disk", "add", "m", "a.img,id=a"]);
+    assert_eq!(m.slots(), [1]);
     m.done(&["snapshot", "m", "shot", "--stop"]);
     assert_eq!(m.session.end().0, 0);
 
-    let mut session = Session::open(drystone(dir.path(), &["restore", "shot", "--id", "m"]));
-    wait_until("raw mode", || is_raw(&session.tty));
-    session.type_in(b"\r");
-    session.read_to("> ");
-    let mut m = Machine { dir: dir.path(), session };
-    assert_eq!(m.slots(), [2, 3, 4]);
-    // They are what they were called.
-    m.done(&["disk", "remove", "m", "disk1", "--surprise"]);
-    m.done(&["disk", "remove", "m", "disk2", "--surprise"]);
-    assert_eq!(m.slots(), [3]);
+    let mut m = Machine::restored(dir.path());
+    assert_eq!(m.slots(), [1]);
+    m.done(&["pause", "m"]);
+    m.done(&["resume", "m"]);
+    m.reset();
+    assert_eq!(m.slots(), [1]);
     m.session.type_in(b"poweroff\r");
     assert_eq!(m.session.end().0, 0);
 }

@@ -7,7 +7,7 @@ pub use state::HotPlugState;
 use crate::{Function, SLOTS, Segment, SlotError, lock};
 use drystone_bus::{BusDevice, Clock, Effect, Interrupt};
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 /// Slots of which something has changed; writing 1 acknowledges.
@@ -44,7 +44,7 @@ pub enum HotPlugEvent {
         requested: bool,
     },
     /// The guest has not let go of a function in time. It is still there, and the guest may still let go of it later; the
-    /// host may ask again, or [`remove`](HotPlug::remove) it.
+    /// host may ask again, or [`pull`](HotPlug::pull) it.
     Overdue {
         /// Where it is.
         slot: u8,
@@ -67,8 +67,8 @@ pub enum EjectError {
 /// AML that a guest reads and writes them with.
 ///
 /// Slots 1 to 31 of the segment can be plugged; slot 0 has the bridge. An orderly removal asks the guest, which ends what
-/// it does with the function and ejects it; what it never ejects is reported when its time is up. All methods may be called
-/// from any thread.
+/// it does with the function and ejects it; what it never ejects is reported when its time is up, and can be [pulled](Self::pull).
+/// All methods may be called from any thread.
 pub struct HotPlug {
     parts: HotPlugParts,
     inner: Mutex<Inner>,
@@ -80,7 +80,7 @@ struct Inner {
     changed: u32,
     /// As the guest reads it. It goes when the guest has taken notice.
     requested: u32,
-    /// Slots that the guest has been asked for, and until when it has time; `None` once that was reported.
+    /// Slots that the guest has been asked for, and until when it has time; `None` if nobody waits for that, or no more.
     waiting: BTreeMap<u8, Option<Duration>>,
     events: VecDeque<HotPlugEvent>,
 }
@@ -96,24 +96,17 @@ impl HotPlug {
         Self { parts, inner: Mutex::default() }
     }
 
-    /// Puts `function` into `slot`, or into the lowest that is free, and tells the guest. Returns the slot. A slot that the guest
-    /// has not been told of yet is only taken if it is asked for, or is the last.
+    /// Puts `function` into `slot`, or into the lowest that is free, and tells the guest. Returns the slot.
     ///
     /// # Errors
     /// As [`Segment::add`].
     pub fn plug(&self, slot: Option<u8>, function: Arc<dyn Function>) -> Result<u8, SlotError> {
         let mut inner = lock(&self.inner);
-        let slot = slot.or_else(|| self.quiet_slot(inner.changed));
         let slot = self.parts.segment.add(slot, function)?;
         inner.changed |= bit(slot);
         drop(inner);
         self.parts.guest.trigger();
         Ok(slot)
-    }
-
-    /// The lowest free slot of which the guest knows that it is free: elsewhere it might take the new function for the old.
-    fn quiet_slot(&self, changed: u32) -> Option<u8> {
-        (1..SLOTS).find(|slot| (changed | self.present()) & bit(*slot) == 0)
     }
 
     /// Asks the guest to let go of what is in `slot`, and gives it `patience` to do so. What comes of it is a
@@ -122,30 +115,48 @@ impl HotPlug {
     /// # Errors
     /// [`EjectError`].
     pub fn request(&self, slot: u8, patience: Duration) -> Result<(), EjectError> {
-        let mut inner = lock(&self.inner);
-        if bit(slot) & Self::SLOTS == 0 || self.parts.segment.function(slot).is_none() {
+        let until = self.parts.clock.monotonic().saturating_add(patience);
+        let inner = lock(&self.inner);
+        if !self.can_be_ejected(slot) {
             return Err(EjectError::Empty(slot));
         }
         if inner.waiting.get(&slot).is_some_and(Option::is_some) {
             return Err(EjectError::Pending(slot));
         }
-        let until = self.parts.clock.monotonic().saturating_add(patience);
-        inner.waiting.insert(slot, Some(until));
-        inner.requested |= bit(slot);
-        drop(inner);
-        self.parts.guest.trigger();
+        self.ask(slot, Some(until), inner);
         Ok(())
     }
 
-    /// Takes the function out of `slot` without asking, as if it had been pulled, and tells the guest afterwards. The caller
-    /// then has the bus brought up to date ([`Segment::relocate`]). `None` for a slot without one, and for the bridge.
-    pub fn remove(&self, slot: u8) -> Option<Arc<dyn Function>> {
+    /// What is in `slot` is gone for the host, whatever the guest is doing with it: the caller has cut it off from what is behind
+    /// it, and it answers as a device that fails. It stays on the bus as that, and nothing new comes into its slot, until the guest
+    /// has let go of it, or is reset; the guest is asked, without a limit of time. So a driver that is taken away from it still finds
+    /// registers that answer: one that waits for a reset to be over, as Linux's for virtio does, would wait for ever on those of an
+    /// empty slot. An earlier [`request`](Self::request) is over, and never [overdue](HotPlugEvent::Overdue).
+    ///
+    /// # Errors
+    /// [`EjectError::Empty`].
+    pub fn pull(&self, slot: u8) -> Result<(), EjectError> {
         let mut inner = lock(&self.inner);
-        let removed = self.unplug(slot, &mut inner)?;
-        inner.changed |= bit(slot);
+        if !self.can_be_ejected(slot) {
+            return Err(EjectError::Empty(slot));
+        }
+        match inner.waiting.get_mut(&slot) {
+            // It has been asked, and has not had its time yet.
+            Some(until @ Some(_)) => *until = None,
+            _ => self.ask(slot, None, inner),
+        }
+        Ok(())
+    }
+
+    fn can_be_ejected(&self, slot: u8) -> bool {
+        bit(slot) & Self::SLOTS != 0 && self.parts.segment.function(slot).is_some()
+    }
+
+    fn ask(&self, slot: u8, until: Option<Duration>, mut inner: MutexGuard<'_, Inner>) {
+        inner.waiting.insert(slot, until);
+        inner.requested |= bit(slot);
         drop(inner);
         self.parts.guest.trigger();
-        Some(removed)
     }
 
     /// What has happened since the last call, in order. Deadlines that have passed are among it, so it is also called at
@@ -205,21 +216,14 @@ impl HotPlug {
     /// Takes functions out of the slots in `bits`; whether there were any.
     fn eject(&self, bits: u32, inner: &mut Inner) -> bool {
         let before = inner.events.len();
-        for slot in (0..SLOTS).filter(|slot| bits & bit(*slot) != 0) {
-            let requested = inner.waiting.contains_key(&slot);
-            if let Some(function) = self.unplug(slot, inner) {
+        for slot in (0..SLOTS).filter(|slot| bits & Self::SLOTS & bit(*slot) != 0) {
+            if let Some(function) = self.parts.segment.remove(slot) {
+                let requested = inner.waiting.remove(&slot).is_some();
+                inner.requested &= !bit(slot);
                 inner.events.push_back(HotPlugEvent::Ejected { slot, function, requested });
             }
         }
         inner.events.len() > before
-    }
-
-    fn unplug(&self, slot: u8, inner: &mut Inner) -> Option<Arc<dyn Function>> {
-        (bit(slot) & Self::SLOTS != 0).then_some(())?;
-        let function = self.parts.segment.remove(slot)?;
-        inner.waiting.remove(&slot);
-        inner.requested &= !bit(slot);
-        Some(function)
     }
 
     /// The guest starts again: what it was asked for it will not miss. Tells the host what is thereby free.

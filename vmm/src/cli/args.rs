@@ -172,7 +172,7 @@ const DISK_HELP: &str = "\
 Examples:
   drystone disk add web data.img,id=data         the guest gets one disk more
   drystone disk remove web data                  asks the guest to let go of it, and waits until it has
-  drystone disk remove web data --surprise       pulls it
+  drystone disk remove web data --surprise       cuts it off from its file at once
   drystone disk resize web data 20G              makes its file 20 GiB long, and tells the guest
   drystone disk resize web data                  somebody else has changed its size: tells the guest
   drystone disk limit web data --bandwidth 100M --operations 2000
@@ -212,7 +212,7 @@ pub(super) struct DiskRemoveArgs {
     pub id: VmId,
     /// The disk's id
     pub disk: String,
-    /// Do not ask the guest, whatever it is doing with the disk
+    /// Do not wait for the guest, whatever it is doing with the disk: all that it asks of it fails from now on, and its file is free
     #[arg(long)]
     pub surprise: bool,
     /// How long the guest may take to let go: a number with ms, s, m or h [default: 30s]

@@ -67,6 +67,8 @@ words! {
         DiskRequested = "disk_requested",
         /// It has not in time, and has the disk still.
         DiskRequestTimeout = "disk_request_timeout",
+        /// A disk was pulled: it fails until the guest lets go of it.
+        DiskPulled = "disk_pulled",
         /// The guest has one disk less.
         DiskRemoved = "disk_removed",
         /// The guest was told that a disk has another size.

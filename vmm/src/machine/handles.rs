@@ -84,6 +84,18 @@ impl Handles {
         }
     }
 
+    /// Whether the disk was pulled.
+    pub(super) fn is_pulled(&self, disk: &str) -> bool {
+        self.disk(disk).is_ok_and(|disk| disk.is_pulled())
+    }
+
+    /// Cuts a disk off from its file.
+    pub(super) fn pull_disk(&self, name: &str) {
+        if let Ok(disk) = self.disk(name) {
+            disk.pull();
+        }
+    }
+
     /// Makes the disk's file `size` bytes long, or else looks how long it is, and tells the guest. Returns its size in bytes.
     ///
     /// # Errors

@@ -49,14 +49,13 @@ impl Machine {
         hot_plug.request(slot, patience).map_err(|cause| UnplugError::Eject { name: name.into(), cause })
     }
 
-    /// Takes a disk away without asking the guest, which is told afterwards.
-    pub(crate) fn pull_disk(&mut self, name: &str) -> Result<(), UnplugError> {
+    /// Takes a disk away whatever the guest is doing with it. It fails from now on, and stays in its slot as that until the guest
+    /// has let go of it, as is told by [`unplugged`](Self::unplugged).
+    pub(crate) fn pull_disk(&self, name: &str) -> Result<(), UnplugError> {
         let slot = self.slot_of_disk(name)?;
-        let removed = self.devices.pci.hot_plug().remove(slot);
-        self.devices.pci.relocate();
-        drop(removed);
-        self.forget(slot);
-        Ok(())
+        self.virtio.handles().pull_disk(name);
+        let hot_plug = self.devices.pci.hot_plug();
+        hot_plug.pull(slot).map_err(|cause| UnplugError::Eject { name: name.into(), cause })
     }
 
     fn forget(&mut self, slot: u8) -> Option<String> {

@@ -4,7 +4,7 @@ use super::cpuid::SavedCpuid;
 use super::payload::Payload;
 use super::slots::SavedSlots;
 use super::{Machine, MachineError};
-use crate::config::Config;
+use crate::config::{Config, DiskConfig};
 use crate::snapshot::{RestoreOptions, SnapshotError, SnapshotRequest};
 use drystone_lifecycle::{Orchestrator, SavedPart};
 use drystone_memory::{GuestRam, Layout};
@@ -119,7 +119,9 @@ impl Machine {
     fn about(&self) -> Result<About, SnapshotError> {
         let config = self.config.absolute().map_err(|e| SnapshotError::Encode(e.to_string()))?;
         let mut outside = Vec::new();
-        for (index, disk) in config.disk.iter().enumerate() {
+        let handles = self.handles();
+        let there = |(index, disk): &(usize, &DiskConfig)| !handles.is_pulled(&disk.name(*index));
+        for (index, disk) in config.disk.iter().enumerate().filter(there) {
             let (name, path) = (disk.name(index), disk.path.clone());
             let look = Outside::look(&*name, &path);
             outside.push(look.map_err(|cause| SnapshotError::Outside { name, path, cause })?);

@@ -1,7 +1,7 @@
 use super::MachineError;
 use drystone_state::Schema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Which device is in which PCI slot. It is a part of a saved machine: devices have come and gone since it was made, and its guest
 /// knows each by its slot.
@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 pub(super) struct SavedSlots {
     /// By name of the device.
     slots: BTreeMap<String, u8>,
+    /// Those among them that were pulled, and that the guest has not let go of.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pulled: BTreeSet<String>,
 }
 
 impl Schema for SavedSlots {
@@ -27,10 +30,17 @@ impl SavedSlots {
             || MachineError::Restore(format!("the snapshot does not say in which PCI slot `{device}` is"));
         self.slots.get(device).copied().ok_or_else(lacking)
     }
-}
 
-impl FromIterator<(String, u8)> for SavedSlots {
-    fn from_iter<I: IntoIterator<Item = (String, u8)>>(slots: I) -> Self {
-        Self { slots: slots.into_iter().collect() }
+    /// Whether the device was pulled.
+    pub(super) fn was_pulled(&self, device: &str) -> bool {
+        self.pulled.contains(device)
+    }
+
+    /// A device in `slot`.
+    pub(super) fn insert(&mut self, device: String, slot: u8, pulled: bool) {
+        if pulled {
+            self.pulled.insert(device.clone());
+        }
+        self.slots.insert(device, slot);
     }
 }

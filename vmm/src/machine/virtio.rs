@@ -100,7 +100,8 @@ impl Virtio {
     ) -> Result<Self, MachineError> {
         let mut virtio = Self { slots: Vec::new(), handles: Handles::default(), runner: None, parts };
         for (index, disk) in config.disk.iter().enumerate() {
-            let new = virtio.disk(disk, index, config.transport)?;
+            let pulled = saved.is_some_and(|saved| saved.was_pulled(&block_name(&disk.name(index))));
+            let new = virtio.disk(disk, index, config.transport, pulled)?;
             virtio.add(new, saved)?;
         }
         if config.rng {
@@ -111,10 +112,17 @@ impl Virtio {
         Ok(virtio)
     }
 
-    fn disk(&self, disk: &DiskConfig, index: usize, transport: Transport) -> Result<New, MachineError> {
+    fn disk(
+        &self,
+        disk: &DiskConfig,
+        index: usize,
+        transport: Transport,
+        pulled: bool,
+    ) -> Result<New, MachineError> {
         let what = |what| MachineError::Disk { name: disk.name(index), what };
         let block = disk.block(index).map_err(what)?;
-        let (device, handle) = Block::open(&block, host(&self.parts.handle))?;
+        let open = if pulled { Block::pulled } else { Block::open };
+        let (device, handle) = open(&block, host(&self.parts.handle))?;
         Ok(New {
             name: block_name(&block.id),
             device: Box::new(device),
@@ -214,14 +222,16 @@ impl Virtio {
         let index = free.unwrap_or(0);
         let name = disk.name(index);
         if taken(&index) {
-            return Err(MachineError::Disk { name, what: "there is a disk of that name".into() });
+            let pulled = self.handles.is_pulled(&name);
+            let which = if pulled { ", which was pulled and which the guest has not let go of" } else { "" };
+            return Err(MachineError::Disk { name, what: format!("there is a disk of that name{which}") });
         }
         if disk.transport == Some(Transport::Mmio) {
             return Err(MachineError::ColdTransport(name));
         }
         let had_runner = self.runner.is_some();
         self.runner()?.start()?;
-        let new = self.disk(disk, index, Transport::Pci)?;
+        let new = self.disk(disk, index, Transport::Pci, false)?;
         let component = new.name.clone();
         let made = self.make(new)?;
         let plugged = self.plug(made, orchestrator);
@@ -276,7 +286,7 @@ impl Virtio {
         self.parts.registry.remove(&name);
         self.handles.remove(&name);
         drop(attachment);
-        // A device that is pulled may have work in flight, and a stuck back end is reported by the core.
+        // It may have work in flight, and a stuck back end is reported by the core.
         let _ = place.core().reset();
         if self.slots.is_empty() {
             // A machine that is made without devices has no threads for them either.
@@ -288,11 +298,13 @@ impl Virtio {
 
     /// Which device is in which slot.
     pub(super) fn slots(&self) -> SavedSlots {
-        let on_pci = |slot: &Slot| match slot.place {
-            Place::Pci(_, number) => Some((slot.name.clone(), number)),
-            Place::Mmio(_) => None,
-        };
-        self.slots.iter().filter_map(on_pci).collect()
+        let mut saved = SavedSlots::default();
+        for Slot { name, place, .. } in &self.slots {
+            if let Place::Pci(_, number) = place {
+                saved.insert(name.clone(), *number, self.handles.is_pulled(&own_name(name)));
+            }
+        }
+        saved
     }
 
     /// The name of the device in a PCI slot.

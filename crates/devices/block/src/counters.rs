@@ -16,7 +16,8 @@ pub struct BlockCounters {
     pub written_bytes: Counter,
     /// Requests that the host failed.
     pub errors: Counter,
-    /// Requests that made no sense: malformed, outside of the disk, of an unknown kind, writes to a read-only disk.
+    /// Requests that made no sense: malformed, outside of the disk, of an unknown kind, writes to a read-only disk, any
+    /// to one that was pulled.
     pub refused: Counter,
     /// Requests that had to wait for a rate limit.
     pub throttled: Counter,

@@ -67,13 +67,33 @@ impl<M: Mem> Block<M> {
     /// [`BlockError`]; the file is closed then, and was not changed.
     pub fn open(config: &BlockConfig, host: Host) -> Result<(Self, BlockHandle), BlockError> {
         config.validate()?;
-        let disk = Arc::new(RawDisk::open(config)?);
+        let disk = RawDisk::open(config)?;
         let size = disk.size().map_err(|cause| BlockError::File {
             id: config.id.clone(),
             path: config.path.clone(),
             attempt: "find the size",
             cause,
         })?;
+        Self::on(disk, config, size, host)
+    }
+
+    /// A disk that was [pulled](BlockHandle::pull) before it was saved, to be restored: nothing is opened.
+    ///
+    /// # Errors
+    /// [`BlockError::Config`], [`BlockError::Event`].
+    pub fn pulled(config: &BlockConfig, host: Host) -> Result<(Self, BlockHandle), BlockError> {
+        let (device, handle) = Self::on(RawDisk::closed(config.read_only), config, 0, host)?;
+        handle.pull();
+        Ok((device, handle))
+    }
+
+    fn on(
+        disk: RawDisk,
+        config: &BlockConfig,
+        size: u64,
+        host: Host,
+    ) -> Result<(Self, BlockHandle), BlockError> {
+        let disk = Arc::new(disk);
         let engine = |_| -> Box<dyn Engine<M>> { Box::new(SyncEngine::new(disk.clone())) };
         let engines = (0..config.queues).map(engine).collect();
         let (device, handle) = Self::with_engines(config, size, engines, host)?;

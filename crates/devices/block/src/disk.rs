@@ -1,6 +1,7 @@
 use crate::fd::{Lock, lock, read_at, write_at};
 use crate::request::SECTOR;
 use crate::{BlockConfig, BlockError, GrowError};
+use arc_swap::ArcSwapOption;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -14,7 +15,8 @@ use vm_memory::bitmap::BitmapSlice;
 /// write it, as long as all of them take such locks, which QEMU and others do as well.
 #[derive(Debug)]
 pub struct RawDisk {
-    file: File,
+    /// `None` once it was closed.
+    file: ArcSwapOption<File>,
     read_only: bool,
     /// The host has dropped writes that it had taken: fsync(2) says so once, and a later success would be a lie.
     lost: AtomicBool,
@@ -46,11 +48,32 @@ impl RawDisk {
             }
             Err(cause) => return Err(fail("lock it", cause)),
         }
-        let disk = Self { file, read_only: *read_only, lost: AtomicBool::new(false) };
+        let disk = Self::of(Some(file), *read_only);
         if disk.size().map_err(|cause| fail("find its size", cause))? < SECTOR {
             return Err(not("smaller than a sector of 512 bytes"));
         }
         Ok(disk)
+    }
+
+    /// A disk whose file was closed already.
+    pub(crate) fn closed(read_only: bool) -> Self {
+        Self::of(None, read_only)
+    }
+
+    fn of(file: Option<File>, read_only: bool) -> Self {
+        Self { file: ArcSwapOption::from_pointee(file), read_only, lost: AtomicBool::new(false) }
+    }
+
+    /// Closes and unlocks the file, as soon as what others are just doing with it has ended. Everything fails from now on.
+    pub fn close(&self) {
+        self.file.store(None);
+    }
+
+    fn with<T>(&self, attempt: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        match self.file.load().as_deref() {
+            Some(file) => attempt(file),
+            None => Err(io::Error::new(io::ErrorKind::NotConnected, "the disk was pulled")),
+        }
     }
 
     /// Its size now, in bytes. A last sector that is not whole is not part of the disk.
@@ -59,7 +82,7 @@ impl RawDisk {
     /// What the host said.
     pub fn size(&self) -> io::Result<u64> {
         // Works for block devices too; nothing else uses the file's position.
-        (&self.file).seek(SeekFrom::End(0))
+        self.with(|mut file| file.seek(SeekFrom::End(0)))
     }
 
     /// Makes the file `bytes` long; what is new reads as zeros, and takes no room until it is written.
@@ -70,7 +93,7 @@ impl RawDisk {
         if self.read_only {
             return Err(GrowError::ReadOnly);
         }
-        if !self.file.metadata()?.is_file() {
+        if !self.with(File::metadata)?.is_file() {
             return Err(GrowError::NotAFile);
         }
         if !bytes.is_multiple_of(SECTOR) {
@@ -80,7 +103,7 @@ impl RawDisk {
         if bytes < now {
             return Err(GrowError::Smaller { bytes, now });
         }
-        Ok(self.file.set_len(bytes)?)
+        Ok(self.with(|file| file.set_len(bytes))?)
     }
 
     /// Whether nobody can write through it.
@@ -93,7 +116,7 @@ impl RawDisk {
     /// # Errors
     /// What the host said; `UnexpectedEof` past the end. Some of it may have been filled.
     pub fn read<B: BitmapSlice>(&self, offset: u64, to: &[VolatileSlice<'_, B>]) -> io::Result<()> {
-        read_at(&self.file, offset, to)
+        self.with(|file| read_at(file, offset, to))
     }
 
     /// Writes pieces of guest memory to the disk, beginning at byte `offset`.
@@ -101,7 +124,7 @@ impl RawDisk {
     /// # Errors
     /// What the host said. Some of it may have been written.
     pub fn write<B: BitmapSlice>(&self, offset: u64, from: &[VolatileSlice<'_, B>]) -> io::Result<()> {
-        write_at(&self.file, offset, from)
+        self.with(|file| write_at(file, offset, from))
     }
 
     /// Returns when everything that was written is on stable storage.
@@ -113,7 +136,7 @@ impl RawDisk {
         if self.lost.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier flush failed: written data may be lost"));
         }
-        self.file.sync_data().inspect_err(|_| self.lost.store(true, Ordering::Release))
+        self.with(File::sync_data).inspect_err(|_| self.lost.store(true, Ordering::Release))
     }
 }
 

@@ -60,6 +60,23 @@ impl BlockHandle {
         self.postbox.post(message).map_err(|cause| ResizeError::Post { id: id(), cause })
     }
 
+    /// The disk is gone, whatever the guest is doing with it: its file is closed and free for others as soon as the host has ended
+    /// what it is just doing with it. To the guest it is a disk of which every request fails, also those that wait: so none is left
+    /// without an answer, which drivers wait for before they give a disk up. For engines of the caller's, nothing more is
+    /// submitted to them.
+    pub fn pull(&self) {
+        self.shared.pull();
+        if let Some(disk) = &self.disk {
+            disk.close();
+        }
+        self.set_limit(LimitConfig::default());
+    }
+
+    /// Whether it was pulled.
+    pub fn is_pulled(&self) -> bool {
+        self.shared.is_pulled()
+    }
+
     /// Other rate limits from now on, also for requests that wait.
     pub fn set_limit(&self, limit: LimitConfig) {
         self.shared.limiter.configure(limit);
@@ -87,6 +104,7 @@ impl Observe for BlockHandle {
     fn observe(&self, to: &mut Visitor<'_>) {
         to.number("size_bytes", self.size());
         to.flag("read_only", self.shared.read_only);
+        to.flag("pulled", self.shared.is_pulled());
         to.flag("writeback", self.shared.writeback());
         Sums(&self.shared.counters).observe(to);
     }

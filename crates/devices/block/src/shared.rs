@@ -20,6 +20,8 @@ pub(crate) struct Shared {
     /// For a queue that there is not, which nobody has.
     nobody: BlockCounters,
     sectors: AtomicU64,
+    /// Nothing is behind it any more.
+    pulled: AtomicBool,
     /// The `writeback` field of the configuration space.
     writeback: AtomicBool,
 }
@@ -36,6 +38,7 @@ impl Shared {
             counters: (0..config.queues).map(|_| BlockCounters::default()).collect(),
             nobody: BlockCounters::default(),
             sectors: AtomicU64::new(size / SECTOR),
+            pulled: AtomicBool::new(false),
             writeback: AtomicBool::new(true),
         }
     }
@@ -50,6 +53,12 @@ impl Shared {
     }
     pub fn set_sectors(&self, sectors: u64) {
         self.sectors.store(sectors, Ordering::Release);
+    }
+    pub fn is_pulled(&self) -> bool {
+        self.pulled.load(Ordering::Acquire)
+    }
+    pub fn pull(&self) {
+        self.pulled.store(true, Ordering::Release);
     }
     pub fn writeback(&self) -> bool {
         self.writeback.load(Ordering::Acquire)
@@ -68,11 +77,12 @@ impl Shared {
 
     /// Whether a request that had a place before still has it.
     pub fn fits(&self, request: &Request) -> bool {
-        match request {
+        let there = match request {
             Request::Read { offset, len } | Request::Write { offset, len } => {
                 self.place(offset / SECTOR, *len).is_some()
             }
             Request::Flush | Request::GetId => true,
-        }
+        };
+        there && !self.is_pulled()
     }
 }

@@ -33,11 +33,11 @@ impl<M: Mem> Persist for Block<M> {
         })
     }
 
-    /// The disk may have grown since: the guest is told when it runs. It must not have shrunk.
+    /// The disk may have grown since: the guest is told when it runs. It must not have shrunk, unless it was pulled.
     fn restore(&self, state: BlockState) -> Result<(), RestoreError> {
         let BlockState { sectors, writeback, limiter } = state;
         let shared = self.shared();
-        let now = shared.sectors();
+        let now = if shared.is_pulled() { sectors } else { shared.sectors() };
         if sectors == 0 || sectors > now {
             let cause = format!("disk `{}` has {now} sectors, the saved one {sectors}", shared.id);
             return Err(RestoreError::Invalid { kind: BlockState::KIND, cause });

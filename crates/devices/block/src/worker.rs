@@ -188,7 +188,9 @@ impl<M: Mem> Queue<M> {
             Operation::Write { .. } => "write",
             Operation::Flush => "flush",
         };
-        match self.shared.on_io_error {
+        // The operator knows why, and wants nothing but that it ends.
+        let policy = if self.shared.is_pulled() { OnIoError::Report } else { self.shared.on_io_error };
+        match policy {
             OnIoError::Ignore if !matches!(job.operation, Operation::Read { .. }) => {
                 failure.get_or_insert((what, cause));
                 answer(ring, self.index, job.chain, Status::Ok, 0)

@@ -6,8 +6,8 @@ use drystone_bus::SystemClock;
 use drystone_limit::{LimitConfig, Rate};
 use drystone_runner::{Doorbells, Runner};
 use drystone_state::Component;
-use drystone_testkit::block::{DiskMachine, FEATURES, IN};
-use drystone_testkit::virtio::{DriverRing, Edges, MmioPort, Ram, WRITE, bring_up, ram, within};
+use drystone_testkit::block::{DiskMachine, FEATURES, FLUSH, IN};
+use drystone_testkit::virtio::{DriverRing, Edges, MmioPort, Ram, Transport, WRITE, bring_up, ram, within};
 use drystone_virtio::{Mmio, MmioConfig};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -118,4 +118,28 @@ fn timers_wake_those_that_wait() {
         });
         assert_eq!(handle.counters()[0].reads.get(), 12);
     });
+}
+
+/// A driver waits for every answer before it gives a disk up.
+#[test]
+fn a_disk_that_is_pulled_answers_everything_and_lets_its_file_go() {
+    let mut disk = slow(10_240);
+    assert!(disk.read(0, 512).is_ok(), "the burst");
+    let asked = disk.ask(&read(1), 512, 16, false).unwrap();
+    disk.kick();
+    disk.wake();
+    assert_eq!(disk.ring.take(), None, "it waits");
+    disk.handle.pull();
+    disk.wake();
+    let (_, written) = disk.ring.take().unwrap();
+    assert_eq!(disk.answer(asked, written).status, 1);
+    assert_eq!((disk.read(0, 512), disk.write(0, &[1; 512])), (Err(1), 1));
+    assert_eq!(disk.request(&DiskMachine::head(FLUSH, 0, &[]), 0).unwrap().status, 1);
+    assert_eq!(disk.content(), CONTENT);
+    assert_eq!((disk.log.take().len(), disk.handle.is_pulled()), (0, true));
+    let config = BlockConfig::new("root", disk.image.path());
+    assert!(drystone_block::RawDisk::open(&config).is_ok(), "others can have it");
+    // The driver may start it again, or give it up.
+    disk.start(FEATURES);
+    assert_eq!((disk.read(0, 512), disk.port.status()), (Err(1), 0x0f));
 }

@@ -3,12 +3,11 @@ use crate::SLOTS;
 use acpi_tables::aml::{
     And, Device, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, If, Local, Method,
     MethodCall, Multiply, Name, Notify, OpRegion, OpRegionSpace, Path, Return, Scope, ShiftRight, Store,
-    Subtract, ZERO,
+    ZERO,
 };
 use acpi_tables::{Aml, AmlSink};
 
 // Notifications (ACPI 6.5, 5.6.6).
-const BUS_CHECK: u8 = 0;
 const DEVICE_CHECK: u8 = 1;
 const EJECT_REQUEST: u8 = 3;
 /// Present, enabled, shown and functioning (ACPI 6.5, 6.3.7).
@@ -56,19 +55,9 @@ impl Aml for HotPlug {
         children.extend([&region as &dyn Aml, &registers]);
         children.extend(slots.iter().map(|slot| slot as &dyn Aml));
         let name = bridge(self.parts.segment.number());
-        let dispatch = Dispatch(Path::new(&name));
-        children.push(&dispatch);
+        children.push(&Dispatch);
         Scope::new(name.as_str().into(), children).to_aml_bytes(sink);
     }
-}
-
-/// What guests are told when a function is gone that they were not asked for: to look at the bus again. Linux looks for what
-/// is new in a slot that it is to check, and not for what is gone.
-fn tell_what_is_gone(bus: &Path, sink: &mut dyn AmlSink) {
-    let (present, told, gone) = (Path::new("PRES"), Local(0), Local(1));
-    And::new(&gone, &told, &present).to_aml_bytes(sink);
-    Subtract::new(&gone, &told, &gone).to_aml_bytes(sink);
-    If::new(&gone, vec![&Notify::new(bus, &BUS_CHECK)]).to_aml_bytes(sink);
 }
 
 fn field(name: &str) -> FieldEntry {
@@ -111,9 +100,7 @@ impl Aml for Slot {
 
 /// `PHPN`: reads what is to be told, acknowledges exactly that, and only then notifies, so that what happens meanwhile is
 /// either seen by whoever was notified, or is told the next time.
-///
-/// With the bridge's name.
-struct Dispatch(Path);
+struct Dispatch;
 
 impl Aml for Dispatch {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
@@ -126,9 +113,6 @@ impl Aml for Dispatch {
                 let (bit, name) = (1_u32 << slot, Path::new(&slot_name(slot)));
                 let is_told = And::new(&ZERO, &told, &bit);
                 If::new(&is_told, vec![&Notify::new(&name, &value)]).to_aml_bytes(&mut body);
-            }
-            if value == DEVICE_CHECK {
-                tell_what_is_gone(&self.0, &mut body);
             }
         }
         Method::new("PHPN".into(), 0, true, vec![&Encoded(&body)]).to_aml_bytes(sink);

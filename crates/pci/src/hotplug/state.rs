@@ -13,7 +13,7 @@ pub struct HotPlugState {
     /// Slots of which the guest has not been told yet that the host wants them back.
     pub requested: u32,
     /// Slots that the guest was asked for, ascending, and how many milliseconds it has left; `None` where it was reported
-    /// that its time is up.
+    /// that its time is up, or nobody waits for that.
     pub waiting: Vec<(u8, Option<u64>)>,
 }
 

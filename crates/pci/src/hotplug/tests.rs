@@ -123,20 +123,17 @@ fn names(events: Vec<HotPlugEvent>) -> Vec<(&'static str, u8, bool)> {
     events.into_iter().map(name).collect()
 }
 
-/// A guest that is told late must not take a new function for the one that was there before.
+/// A guest must not take a new function for the one that was there before.
 #[test]
-fn a_slot_that_the_guest_has_not_been_told_of_is_taken_last() {
+fn the_slot_of_what_was_pulled_is_taken_until_the_guest_lets_go() {
     let m = machine();
-    assert_eq!((m.plug.plug(None, device()), m.plug.plug(None, device())), (Ok(1), Ok(2)));
-    m.dispatch();
-    m.plug.remove(1).unwrap();
-    assert_eq!(m.plug.plug(None, device()), Ok(3));
-    m.dispatch();
-    assert_eq!(m.plug.plug(None, device()), Ok(1), "the guest has taken notice");
-    m.plug.remove(2).unwrap();
-    (4..SLOTS).for_each(|slot| assert_eq!(m.plug.plug(None, device()), Ok(slot)));
-    assert_eq!(m.plug.plug(None, device()), Ok(2), "there is no other");
+    (1..SLOTS).for_each(|slot| assert_eq!(m.plug.plug(None, device()), Ok(slot)));
+    m.plug.pull(2).unwrap();
     assert_eq!(m.plug.plug(None, device()), Err(SlotError::Full));
+    m.dispatch();
+    assert_eq!(m.plug.plug(Some(2), device()), Err(SlotError::Taken(2)), "told, and not done yet");
+    let _ = m.set(12, 1 << 2);
+    assert_eq!(m.plug.plug(None, device()), Ok(2));
 }
 
 #[test]
@@ -208,18 +205,35 @@ fn a_guest_may_eject_unasked_but_never_the_bridge() {
 }
 
 #[test]
-fn what_is_pulled_is_gone_at_once_and_the_guest_is_told() {
+fn what_is_pulled_answers_until_the_guest_lets_go_of_it() {
+    let (m, slot) = Machine::with_device();
+    for slot in [0, 9, 31, 32, 255] {
+        assert_eq!(m.plug.pull(slot), Err(EjectError::Empty(slot)));
+    }
+    m.plug.pull(slot).unwrap();
+    assert_eq!((m.guest.take(), m.dispatch(), m.bar(), m.get(8)), (1, (0, 1 << slot), 7, 1 << slot));
+    m.clock.advance(PATIENCE);
+    assert_eq!((names(m.plug.take()), m.plug.next_deadline()), (vec![], None), "nobody waits for it");
+    // Whoever wants to wait for it asks again.
+    m.plug.request(slot, PATIENCE).unwrap();
+    assert_eq!((m.dispatch(), m.plug.next_deadline()), ((0, 1 << slot), Some(2 * PATIENCE)));
+    let _ = m.set(12, 1 << slot);
+    assert_eq!((m.bar(), names(m.plug.take())), (0xff, vec![("ejected", slot, true)]));
+    assert_eq!(m.plug.pull(slot), Err(EjectError::Empty(slot)));
+}
+
+#[test]
+fn what_was_asked_for_and_is_pulled_is_not_asked_for_twice() {
     let (m, slot) = Machine::with_device();
     m.plug.request(slot, PATIENCE).unwrap();
-    assert!(m.plug.remove(0).is_none() && m.plug.remove(32).is_none() && m.plug.remove(9).is_none());
-    assert!(m.plug.remove(slot).is_some());
-    m.segment.relocate(&m.bus);
-    assert_eq!((m.bar(), m.get(8)), (0xff, 0));
-    assert_eq!((m.dispatch(), m.plug.next_deadline()), ((1 << slot, 0), None));
-    assert_eq!(m.plug.request(slot, PATIENCE), Err(EjectError::Empty(slot)));
-    // The slot is free for another, which has nothing to do with what the guest says to the old one.
-    m.plug.plug(Some(slot), device()).unwrap();
-    assert_eq!(m.plug.next_deadline(), None);
+    assert_eq!((m.guest.take(), m.dispatch()), (1, (0, 1 << slot)));
+    m.plug.pull(slot).unwrap();
+    assert_eq!((m.guest.take(), m.dispatch(), m.plug.next_deadline()), (0, (0, 0), None));
+    m.plug.pull(slot).unwrap();
+    assert_eq!((m.guest.take(), m.dispatch()), (1, (0, 1 << slot)), "unless the host insists");
+    // A reset gives it as well.
+    m.plug.reset().unwrap();
+    assert_eq!((names(m.plug.take()), m.get(8)), (vec![("ejected", slot, true)], 0));
 }
 
 #[test]

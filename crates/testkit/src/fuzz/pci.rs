@@ -99,9 +99,7 @@ impl Machine {
             8 => drop(self.plug.request(input.u8() % 34, Duration::from_secs(input.u8().into()))),
             9 => {
                 let slot = input.u8() % 34;
-                let removed = self.plug.remove(slot);
-                self.pci.segment().relocate(&self.bus);
-                assert_eq!(removed.is_some(), self.devices.remove(&slot).is_some());
+                assert_eq!(self.plug.pull(slot).is_ok(), self.devices.contains_key(&slot));
             }
             10 => {
                 let (slot, vector) = (input.u8() % 5, input.u16());

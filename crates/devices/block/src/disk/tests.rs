@@ -107,6 +107,26 @@ fn past_the_end_is_an_error() {
 }
 
 #[test]
+fn a_disk_that_was_closed_fails_and_its_file_is_free() {
+    let memory = Memory::from_ranges(&[(GuestAddress(0), 0x2000)]).unwrap();
+    let file = image(&[7; 1024]);
+    let disk = RawDisk::open(&config(file.path())).unwrap();
+    disk.close();
+    disk.close();
+    let pieces = [(0, 512)];
+    for failed in [
+        disk.read(0, &slices(&memory, &pieces)),
+        disk.write(0, &slices(&memory, &pieces)),
+        disk.flush(),
+        disk.size().map(drop),
+    ] {
+        assert_eq!(failed.unwrap_err().to_string(), "the disk was pulled");
+    }
+    assert_eq!(disk.grow(2048).unwrap_err().to_string(), "the disk was pulled");
+    assert!(RawDisk::open(&config(file.path())).is_ok());
+}
+
+#[test]
 fn a_flush_that_failed_stays_failed() {
     let file = image(&[0; 512]);
     let disk = RawDisk::open(&config(file.path())).unwrap();
