@@ -72,7 +72,7 @@ impl Common {
 
 /// Which half of 64 feature bits, in bits to shift by; `None` for what is beyond.
 fn half(select: u32) -> Option<u32> {
-    (select < 2).then_some(32 * select)
+    (select < 2).then(|| 32 * select)
 }
 
 /// A part of one of the three addresses: which one, and from which bit on.
