@@ -34,7 +34,7 @@ const LEAVES: [u32; 24] = [
     0x8000_0021,
 ];
 /// What says that there is a hypervisor, or how vCPUs are grouped.
-const NOT_THE_HOSTS: [&str; 3] = ["hypervisor", "ht", "cmp_legacy"];
+const NOT_THE_HOSTS: [&str; 4] = ["hypervisor", "ht", "cmp_legacy", "topoext"];
 
 /// Reads a model and a host's table from `data`: baseline, sockets, cores, threads, a length and so many letters of
 /// settings, then entries.
