@@ -7,7 +7,6 @@ use drystone_memory::Mem;
 use drystone_virtio::{Chain, Cx, Fault, RingRef, Source, Timer, Worker};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 const TIMER: u32 = 0;
 const ENGINE: u32 = 1;
@@ -236,9 +235,8 @@ fn report<M: Mem>(cx: &Cx<'_, M>, failure: Failure) {
 
 impl<M: Mem> Worker<M> for Queue<M> {
     fn start(&mut self, _: &mut Cx<'_, M>) -> Result<(), Fault> {
+        // What waited is in the ring again, and the core rings it.
         self.shared.limiter.resume();
-        // What waited may go on; the rings are rung by the core.
-        self.timer.set(Duration::ZERO);
         Ok(())
     }
     fn on_kick(&mut self, _: u16, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
