@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| drop(drystone::control::fuzz::request(data)));
+drystone_fuzz::target!(drystone::control::fuzz::request);

@@ -1,2 +1,2 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| drystone_testkit::fuzz::rng(data));
+drystone_fuzz::target!(drystone_testkit::fuzz::rng);

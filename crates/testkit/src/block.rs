@@ -28,6 +28,8 @@ pub const UNANSWERED: u8 = 0xee;
 
 /// Length of guest memory.
 pub const MEMORY: u64 = 0x20_0000;
+/// Up to here the driver uses it.
+pub const LEAST_MEMORY: u64 = SLOTS + SLOT * QUEUE_SIZE as u64;
 const RING: u64 = 0x1_0000;
 /// Where requests have their pieces, a slot for each head.
 const SLOTS: u64 = 0x2_0000;
@@ -91,11 +93,19 @@ impl DiskMachine {
     /// # Panics
     /// If that cannot be done.
     pub fn new(content: &[u8], change: impl FnOnce(&mut BlockConfig)) -> Self {
-        let image = NamedTempFile::new().expect("a disk image");
+        Self::in_memory(ram(MEMORY as usize), content, change)
+    }
+
+    /// The same in this memory, which reaches from 0 to [`LEAST_MEMORY`] at least.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn in_memory(memory: Ram, content: &[u8], change: impl FnOnce(&mut BlockConfig)) -> Self {
+        let image = temporary();
         image.as_file().write_all_at(content, 0).expect("a disk image");
         let mut config = BlockConfig { queue_size: QUEUE_SIZE, ..BlockConfig::new("root", image.path()) };
         change(&mut config);
-        let (memory, clock, failures) = (ram(MEMORY as usize), Arc::default(), Arc::default());
+        let (clock, failures) = (Arc::default(), Arc::default());
         let (pump, edges, log) = (Arc::default(), Arc::default(), Arc::default());
         let (port, handle) = build(&config, &memory, &pump, &edges, &log, &clock, &failures);
         let ring = DriverRing::new(&memory, RING, QUEUE_SIZE, true);
@@ -215,7 +225,7 @@ impl DiskMachine {
         self.port.0.pause().unwrap();
         let state: MmioState = self.port.0.save().unwrap();
         // The old device holds the lock on the image.
-        let nothing = NamedTempFile::new().unwrap();
+        let nothing = temporary();
         nothing.as_file().set_len(512).unwrap();
         let placeholder = BlockConfig::new("none", nothing.path());
         (self.port, self.handle) = self.build(&placeholder);
@@ -249,6 +259,11 @@ impl DiskMachine {
         let Self { memory, pump, edges, log, clock, failures, .. } = self;
         build(config, memory, pump, edges, log, clock, failures)
     }
+}
+
+/// A file that is in memory where the host has a place for such files: a fuzzer would spend most of its time with a file system.
+fn temporary() -> NamedTempFile {
+    NamedTempFile::new_in("/dev/shm").or_else(|_| NamedTempFile::new()).expect("a disk image")
 }
 
 fn build(

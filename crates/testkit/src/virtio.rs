@@ -47,15 +47,38 @@ pub fn used_ram_of(ranges: &[(u64, usize)]) -> Ram {
     USED.with_borrow_mut(|used| {
         let free = |(at, ram): &&Placed| at == ranges && Arc::strong_count(ram) == 1;
         if let Some((_, ram)) = used.iter().find(free) {
-            for (at, len) in ranges {
-                ram.write_slice(&vec![0; *len], GuestAddress(*at)).expect("guest memory");
-            }
+            ranges.iter().for_each(|(at, len)| clear(ram, *at, *len));
             return ram.clone();
         }
         let ram = ram_of(ranges);
         used.push((ranges.to_vec(), ram.clone()));
         used.truncate(8);
         ram
+    })
+}
+
+/// Writes `len` zeros from `at` on.
+///
+/// # Panics
+/// If there is no memory.
+pub fn clear(ram: &Ram, at: u64, len: usize) {
+    static ZEROS: [u8; 0x4000] = [0; 0x4000];
+    for from in (0..len).step_by(ZEROS.len()) {
+        let piece = &ZEROS[..ZEROS.len().min(len - from)];
+        ram.write_slice(piece, GuestAddress(at + from as u64)).expect("guest memory");
+    }
+}
+
+/// Whether `len` bytes from `at` on are `expected`, from its front on.
+///
+/// # Panics
+/// If there is no memory.
+pub fn holds(ram: &Ram, at: u64, expected: &[u8]) -> bool {
+    let mut found = [0; 0x1000];
+    (at..).step_by(found.len()).zip(expected.chunks(found.len())).all(|(at, piece)| {
+        let found = &mut found[..piece.len()];
+        ram.read_slice(found, GuestAddress(at)).expect("guest memory");
+        found == piece
     })
 }
 

@@ -1,8 +1,8 @@
 //! Any requests of a disk, well-formed or not, mixed with pauses, moves, resets, limits and other sizes.
 
 use super::input::Input;
-use crate::block::{Asked, DiskMachine, FEATURES, FLUSH, GET_ID, IN, OUT};
-use crate::virtio::Transport;
+use crate::block::{Asked, DiskMachine, FEATURES, FLUSH, GET_ID, IN, LEAST_MEMORY, OUT};
+use crate::virtio::{Transport, used_ram_of};
 use drystone_limit::{LimitConfig, Rate};
 use drystone_virtio::NEEDS_RESET;
 use std::collections::VecDeque;
@@ -34,6 +34,8 @@ pub struct DiskGuest {
     sectors: u64,
     /// Rings that lie have broken the device.
     broken: bool,
+    /// It may have to wait for its limits.
+    limited: bool,
     read_only: bool,
 }
 
@@ -53,8 +55,17 @@ impl DiskGuest {
     /// A guest and its disk.
     pub fn new(read_only: bool) -> Self {
         let oracle: Vec<u8> = (0..SECTORS * SECTOR).map(|i| (i * 31 + i / SECTOR) as u8).collect();
-        let machine = DiskMachine::new(&oracle, |config| config.read_only = read_only);
-        Self { machine, oracle, waiting: VecDeque::new(), sectors: SECTORS, broken: false, read_only }
+        let memory = used_ram_of(&[(0, LEAST_MEMORY as usize)]);
+        let machine = DiskMachine::in_memory(memory, &oracle, |config| config.read_only = read_only);
+        Self {
+            machine,
+            oracle,
+            waiting: VecDeque::new(),
+            sectors: SECTORS,
+            broken: false,
+            limited: false,
+            read_only,
+        }
     }
 
     /// Does what some bytes mean, and has everything answered in the end.
@@ -191,13 +202,14 @@ impl DiskGuest {
     fn limit(&mut self, input: &mut Input<'_>) {
         let mut rate = |shift: u8| Rate::new(u64::from(input.u8()) << shift);
         self.machine.handle.set_limit(LimitConfig { bandwidth: rate(12), operations: rate(4) });
+        self.limited = true;
         self.machine.wake();
     }
 
     /// A chain of the guest's worst ideas. It may break the device, and nothing else.
     fn lie(&mut self, input: &mut Input<'_>) {
         let flags = u16::from(input.u8() % 8);
-        let buf = (input.u64() % (2 * crate::block::MEMORY), input.u32(), flags);
+        let buf = (input.u64() % (2 * LEAST_MEMORY), input.u32(), flags);
         let next = input.u16();
         self.machine.ring.put(self.machine.ring.descriptors(), u16::from(input.u8() % 16), buf, next);
         self.machine.ring.offer(u16::from(input.u8()));
@@ -212,8 +224,10 @@ impl DiskGuest {
 
     /// Without limits everything is answered in the end, and the disk holds what was written.
     fn settle(&mut self) {
-        self.machine.handle.set_limit(LimitConfig::default());
-        self.machine.wake();
+        if std::mem::take(&mut self.limited) {
+            self.machine.handle.set_limit(LimitConfig::default());
+            self.machine.wake();
+        }
         self.kick();
         self.look();
         assert!(self.waiting.is_empty(), "{} requests are lost", self.waiting.len());

@@ -2,8 +2,8 @@
 //! same guest over virtio-mmio and virtio-pci.
 use super::input::Input;
 use crate::virtio::{
-    Echo, Edges, GuestOp, PciPort, Plugged, Pump, Ram, Transport, World, ops, ram, same_over_mmio_and_pci,
-    vectors,
+    Echo, Edges, GuestOp, PciPort, Plugged, Pump, Ram, Transport, World, ops, same_over_mmio_and_pci,
+    used_ram_of, vectors,
 };
 use drystone_bus::Effect;
 use drystone_pci::{Function, read_bar, write_bar};
@@ -188,7 +188,7 @@ fn change(state: &mut PciState, input: &mut Input<'_>) {
 }
 
 fn registers(input: &mut Input<'_>) {
-    let memory = ram(0x4_0000);
+    let memory = used_ram_of(&[(0, 0x4_0000)]);
     let (edges, pump) = (Arc::new(Edges::default()), Arc::new(Pump::default()));
     let first = on_pci(&memory, edges.clone(), Host::new(pump.clone()));
     let mut machine = Machine { memory, edges, pump, port: PciPort::new(Arc::new(first)) };

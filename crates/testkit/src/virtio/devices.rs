@@ -31,11 +31,12 @@ fn echo<M: Mem>(queue: u16, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
     while let Some(chain) = ring.pop()? {
         let mut bytes = [0; 4096];
         let len = ring.read(&chain, 0, &mut bytes)?;
-        for byte in &mut bytes {
+        // A request that says nothing is answered as well.
+        let answer = &mut bytes[..len.max(1)];
+        for byte in &mut *answer {
             *byte ^= 0x0f;
         }
-        // A request that says nothing is answered as well.
-        let written = ring.write(&chain, 0, &bytes[..len.max(1)])?;
+        let written = ring.write(&chain, 0, answer)?;
         ring.complete(chain, written as u32)?;
     }
     Ok(())

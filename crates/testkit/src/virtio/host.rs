@@ -71,7 +71,10 @@ impl Pump {
     /// Serves every queue that is rung once. False if there was none.
     pub fn step<M: Mem>(&self, core: &VirtioCore<M>) -> bool {
         let rung = self.0.swap(0, Ordering::SeqCst);
-        for queue in (0..64).filter(|q| rung & 1 << q != 0) {
+        let mut left = rung;
+        while left != 0 {
+            let queue = left.trailing_zeros() as u16;
+            left &= left - 1;
             if core.kick(queue) == Next::Again {
                 self.ring(queue);
             }

@@ -1,4 +1,4 @@
-use super::Ram;
+use super::{Ram, clear};
 use std::sync::atomic::{Ordering, fence};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -36,7 +36,7 @@ impl DriverRing {
     /// # Panics
     /// If it is not in guest memory.
     pub fn new(memory: &Ram, base: u64, size: u16, event_idx: bool) -> Self {
-        memory.write_slice(&vec![0; Self::LEN as usize], GuestAddress(base)).unwrap();
+        clear(memory, base, Self::LEN as usize);
         Self {
             memory: memory.clone(),
             size,

@@ -1,12 +1,12 @@
 //! A machine of one virtio device and one guest that does what a stream of operations says.
 use super::{
-    Address, DriverRing, Edges, GuestOp, Log, Plugged, Pump, Ram, WRITE, bring_up, ops, used_ram_of,
+    Address, DriverRing, Edges, GuestOp, Log, Plugged, Pump, Ram, WRITE, bring_up, holds, ops, used_ram_of,
 };
 use drystone_state::{Component, Persist};
 use drystone_virtio::{DRIVER_OK, F_EVENT_IDX, F_INDIRECT_DESC, F_RING_RESET, Host, NEEDS_RESET};
 use std::collections::HashMap;
 use std::sync::Arc;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 /// Guest memory that no guest here ever names: no byte that it writes has the bits that these have.
 pub const CANARY: u64 = 0x7777_7000_0000;
@@ -34,18 +34,20 @@ struct Sent {
 /// Builds a device that takes guest memory, interrupts and a host.
 pub type Make<P> = fn(&Ram, Arc<Edges>, Host) -> <P as Plugged>::Device;
 
-/// What a driver, and whoever looks at guest memory, can know of a [`World`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+/// What a driver can know of a [`World`] besides what is in its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome<'a> {
     /// The device's status.
     pub status: u8,
     /// What was taken back: queue, head, bytes written.
-    pub completions: Vec<(usize, u16, u32)>,
+    pub completions: &'a [(usize, u16, u32)],
     /// Interrupts, of whatever kind.
     pub interrupts: u32,
-    /// All of guest memory.
-    pub memory: Vec<u8>,
 }
+
+/// Pages of the guest's memory.
+const PAGES: std::ops::Range<u64> = 0..END / PAGE as u64;
+const PAGE: usize = 0x1000;
 
 /// The machine. Its device has one or two queues, and answers every request that has a writable byte at once.
 pub struct World<P: Plugged> {
@@ -104,15 +106,29 @@ impl<P: Plugged> World<P> {
     }
 
     /// What can be known of it now.
-    pub fn outcome(&self) -> Outcome {
-        let mut memory = vec![0; END as usize];
-        self.memory.read_slice(&mut memory, GuestAddress(0)).unwrap();
-        Outcome {
-            status: self.port.status(),
-            completions: self.completions.clone(),
-            interrupts: self.edges.line(),
-            memory,
-        }
+    pub fn outcome(&self) -> Outcome<'_> {
+        let (status, interrupts) = (self.port.status(), self.edges.line());
+        Outcome { status, completions: &self.completions, interrupts }
+    }
+
+    /// The first page of guest memory that is not the same in `other`. Looks at all of them, or only at those that either has
+    /// marked as written since it was last asked.
+    pub fn first_other_page<Q: Plugged>(&self, other: &World<Q>, all: bool) -> Option<u64> {
+        let written = self.take_written() | other.take_written();
+        let page = |memory: &Ram, page: u64| -> [u8; PAGE] {
+            let mut content = [0; PAGE];
+            memory.read_slice(&mut content, GuestAddress(page * PAGE as u64)).unwrap();
+            content
+        };
+        PAGES
+            .filter(|n| all || written >> n & 1 == 1)
+            .find(|n| page(&self.memory, *n) != page(&other.memory, *n))
+    }
+
+    /// A bit for each page that was written since this was last asked.
+    fn take_written(&self) -> u64 {
+        let region = self.memory.find_region(GuestAddress(0)).expect("guest memory");
+        (**region).bitmap().take()[0]
     }
 
     fn queues(&self) -> u8 {
@@ -129,7 +145,7 @@ impl<P: Plugged> World<P> {
         self.rings = (0..self.queues()).map(ring).collect();
         self.sent = self.rings.iter().map(|_| HashMap::new()).collect();
         self.free = (0..SLOTS).collect();
-        self.shadow = vec![0; (END - BUFFERS) as usize];
+        self.shadow.resize((END - BUFFERS) as usize, 0);
         self.memory.read_slice(&mut self.shadow, GuestAddress(BUFFERS)).unwrap();
         bring_up(&self.port, &self.rings.iter().collect::<Vec<_>>(), self.features);
         self.serve();
@@ -301,18 +317,23 @@ impl<P: Plugged> World<P> {
         for queue in 0..self.queues() {
             self.finish_queue(queue);
         }
-        let mut now = vec![0; self.shadow.len()];
-        self.memory.read_slice(&mut now, GuestAddress(BUFFERS)).unwrap();
-        // Looking for the place byte by byte takes an instrumented build longer than all else.
-        let wrong = || now.iter().zip(&self.shadow).position(|(a, b)| a != b);
-        assert!(now == self.shadow, "written outside of what was answered, at {:?}", wrong());
+        assert!(
+            holds(&self.memory, BUFFERS, &self.shadow),
+            "written at {:?}, outside of what was answered",
+            self.wrong()
+        );
         self.check_canary();
     }
 
+    /// The first address of a buffer that is not what it should be.
+    fn wrong(&self) -> Option<u64> {
+        let byte = |at| -> u8 { self.memory.read_obj(GuestAddress(at)).unwrap() };
+        (BUFFERS..END).zip(&self.shadow).find(|(at, expected)| byte(*at) != **expected).map(|(at, _)| at)
+    }
+
     fn check_canary(&self) {
-        let mut canary = [0; CANARY_LEN];
-        self.memory.read_slice(&mut canary, GuestAddress(CANARY)).unwrap();
-        assert!(canary == [0xc7; CANARY_LEN], "the device wrote where no driver pointed");
+        let whole = holds(&self.memory, CANARY, &[0xc7; CANARY_LEN]);
+        assert!(whole, "the device wrote where no driver pointed");
     }
 
     fn address(&self, address: Address) -> u64 {

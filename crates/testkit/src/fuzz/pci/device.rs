@@ -69,12 +69,14 @@ pub(super) fn device(kind: u8) -> Arc<Device> {
 
 /// The ranges that the device was told it has on the bus, and whether they are ports.
 pub(super) fn placed(device: &Device) -> Vec<(bool, Range<u64>)> {
-    let bars: BTreeMap<_, _> = device.config.with(|c| c.bars().collect());
-    let range = |(index, base): (&usize, &u64)| {
-        let bar = bars[index];
-        (bar.kind == BarKind::Io, *base..base + bar.size)
-    };
-    device.placed.lock().unwrap().iter().map(range).collect()
+    let placed = device.placed.lock().unwrap();
+    device.config.with(|config| {
+        let range = |(index, base): (&usize, &u64)| {
+            let (_, bar) = config.bars().find(|(other, _)| other == index).expect("what is placed is a BAR");
+            (bar.kind == BarKind::Io, *base..base + bar.size)
+        };
+        placed.iter().map(range).collect()
+    })
 }
 
 impl Device {
