@@ -255,4 +255,6 @@ impl BusDevice for HotPlug {
 }
 
 #[cfg(test)]
+mod slots;
+#[cfg(test)]
 mod tests;

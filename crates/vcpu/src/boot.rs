@@ -5,8 +5,8 @@
 //! off, RSI holding the address of the boot parameters. Source of the second: Xen's document `misc/pvh`: 32-bit protected
 //! mode without paging, flat segments, interrupts off, EBX holding the address of `hvm_start_info`.
 //!
-//! [`write_tables`] puts GDT and page tables into guest memory, each time a kernel is loaded; [`LinuxBoot`] and [`PvhBoot`] set the
-//! registers. The addresses in [`map`] are an agreement with whoever loads the kernel.
+//! [`write_tables`] and, for the first protocol, [`write_page_tables`] put the tables into guest memory, each time a kernel is
+//! loaded; [`LinuxBoot`] and [`PvhBoot`] set the registers. The addresses in [`map`] are an agreement with whoever loads the kernel.
 
 mod pvh;
 
@@ -78,8 +78,8 @@ const RESET_CODE: [u8; 20] = [
     0x0f, 0x0b,                         // ud2
 ];
 
-/// Writes the GDT, page tables that map the first 4 GiB, in pages of 2 MiB, to themselves, and the code at
-/// the reset vector. They take the addresses of [`map`]; GDT and page tables must stay until the kernel has its own.
+/// Writes what a guest needs by either protocol: the GDT, which must stay until the kernel has its own, and the code at the reset
+/// vector, at the addresses of [`map`].
 ///
 /// # Errors
 /// [`BootError::Memory`] when there is no RAM at those addresses.
@@ -88,26 +88,43 @@ pub fn write_tables<M: GuestMemory + ?Sized>(memory: &M) -> Result<(), BootError
     // A descriptor of a 64-bit TSS takes two places.
     let gdt =
         [0, 0, descriptor(&CODE), descriptor(&DATA), tss, 0, descriptor(&pvh::CODE), descriptor(&pvh::TSS)];
-    write(memory, "GDT", map::GDT, gdt)?;
-    let first = |entry: u64| move |i: u64| if i == 0 { entry } else { 0 };
-    write(memory, "page table", map::PML4, (0..ENTRIES).map(first(map::PDPT | PRESENT_WRITABLE)))?;
-    let directory = |i: u64| {
-        if i < 4 { (map::PAGE_DIRECTORIES + (i << 12)) | PRESENT_WRITABLE } else { 0 }
-    };
-    write(memory, "page table", map::PDPT, (0..ENTRIES).map(directory))?;
-    let pages = (0..4 * ENTRIES).map(|i| (i << 21) | PRESENT_WRITABLE | LARGE_PAGE);
-    write(memory, "page table", map::PAGE_DIRECTORIES, pages)?;
+    write_bytes(memory, "GDT", map::GDT, gdt.map(u64::to_le_bytes).as_flattened())?;
     write_bytes(memory, "reset vector", map::RESET_VECTOR - 8, &RESET_CODE)
 }
 
-fn write<M: GuestMemory + ?Sized>(
-    memory: &M,
-    what: &'static str,
-    addr: u64,
-    entries: impl IntoIterator<Item = u64>,
-) -> Result<(), BootError> {
-    let bytes: Vec<u8> = entries.into_iter().flat_map(u64::to_le_bytes).collect();
-    write_bytes(memory, what, addr, &bytes)
+/// Writes the page tables that a guest needs that begins in long mode ([`LinuxBoot`]): they map the first 4 GiB, in pages of
+/// 2 MiB, to themselves, lie at the addresses of [`map`], and must stay until the kernel has its own.
+///
+/// # Errors
+/// [`BootError::Memory`] when there is no RAM at those addresses.
+pub fn write_page_tables<M: GuestMemory + ?Sized>(memory: &M) -> Result<(), BootError> {
+    let mut tables = PageTables { next: map::PML4, memory };
+    tables.write([map::PDPT | PRESENT_WRITABLE])?;
+    tables.write((0..4).map(|i| (map::PAGE_DIRECTORIES + (i << 12)) | PRESENT_WRITABLE))?;
+    for gib in 0..4 {
+        tables
+            .write((gib * ENTRIES..(gib + 1) * ENTRIES).map(|i| (i << 21) | PRESENT_WRITABLE | LARGE_PAGE))?;
+    }
+    Ok(())
+}
+
+/// Writes one table behind the other.
+struct PageTables<'a, M: ?Sized> {
+    next: u64,
+    memory: &'a M,
+}
+
+impl<M: GuestMemory + ?Sized> PageTables<'_, M> {
+    /// The next table; entries that are not given are not present.
+    fn write(&mut self, entries: impl IntoIterator<Item = u64>) -> Result<(), BootError> {
+        let mut table = [0; 8 * ENTRIES as usize];
+        for (to, entry) in table.chunks_exact_mut(8).zip(entries) {
+            to.copy_from_slice(&entry.to_le_bytes());
+        }
+        write_bytes(self.memory, "page table", self.next, &table)?;
+        self.next += table.len() as u64;
+        Ok(())
+    }
 }
 
 fn write_bytes<M: GuestMemory + ?Sized>(
@@ -171,7 +188,7 @@ pub fn linux_regs(entry: u64, zero_page: u64) -> Regs {
     }
 }
 
-/// Long mode on the tables of [`write_tables`]. `reset` are the registers of a vCPU as it was made; only the local
+/// Long mode on the tables of [`write_tables`] and [`write_page_tables`]. `reset` are the registers of a vCPU as it was made; only the local
 /// APIC's base address is taken over.
 pub fn long_mode_sregs(reset: &Sregs) -> Sregs {
     const CR0_PE: u64 = 1;

@@ -17,6 +17,7 @@ use drystone_loader::acpi::{
 };
 use drystone_loader::map;
 use drystone_memory::{Layout, RamView};
+use rustix::rand::GetRandomFlags;
 use std::ops::Range;
 use std::sync::Arc;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -185,7 +186,8 @@ impl Drop for Devices {
 /// 16 random bytes of the host's.
 fn random() -> std::io::Result<[u8; 16]> {
     let mut bytes = [0; 16];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
+    // So few bytes are given whole or not at all (getrandom(2)).
+    rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty())?;
     Ok(bytes)
 }
 

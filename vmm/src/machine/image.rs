@@ -46,6 +46,9 @@ impl BootImage {
         });
         let entry = entry.transpose().map_err(ComponentError::new)?;
         boot::write_tables(&*memory).map_err(ComponentError::new)?;
+        if matches!(entry, Some(Entry { protocol: Protocol::Linux, .. })) {
+            boot::write_page_tables(&*memory).map_err(ComponentError::new)?;
+        }
         *self.entry.lock().unwrap_or_else(|e| e.into_inner()) = entry;
         Ok(())
     }

@@ -314,3 +314,8 @@ fn impossible_states_are_refused_whole() {
     }
     m.plug.restore(state(1 << slot, 1 << slot, vec![(slot, Some(u64::MAX))])).unwrap();
 }
+
+#[test]
+fn the_build_script_encodes_every_slot_that_can_be_plugged() {
+    assert_eq!(super::aml::SLOTS_AML, slots::aml(1..SLOTS));
+}
