@@ -189,6 +189,44 @@ fn a_snapshot_that_fails_leaves_the_machine_running() {
     leave(old);
 }
 
+/// Once it is being written. When that is over first, it is tried again.
+#[test]
+fn a_snapshot_that_is_cancelled_leaves_the_old_one_and_the_machine_running() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    // Enough of memory is not zeros that writing it takes a while.
+    let noise = (0..4_u32 << 20).flat_map(|n| n.wrapping_mul(0x9e37_79b9).to_le_bytes());
+    fs::write(place.path("initrd"), noise.collect::<Vec<_>>()).unwrap();
+    let mut old = place.run("web", &["--initrd", "initrd"]);
+    place.say(&["snapshot", "web", "snap"]);
+    for attempt in 0.. {
+        let before = fs::read(place.path("snap/manifest.json")).unwrap();
+        let mut writer = place.command(&["snapshot", "web", "snap"]).stdout(Stdio::null()).spawn().unwrap();
+        let mut cancelled = false;
+        while !cancelled && writer.try_wait().unwrap().is_none() {
+            cancelled = place.output(&["cancel-snapshot", "web"]).status.success();
+        }
+        let written = writer.wait_with_output().unwrap();
+        assert_eq!((ask(&mut old, "echo on"), place.state("web")), ("on".into(), "running".into()));
+        assert!(!place.path(".snap.partial").exists());
+        // It may have been too late for it.
+        if cancelled && !written.status.success() {
+            let said = String::from_utf8(written.stderr).unwrap();
+            assert_eq!(
+                (said.as_str(), written.status.code()),
+                ("drystone: web: snapshot: cancelled\n", Some(1))
+            );
+            assert!(fs::read(place.path("snap/manifest.json")).unwrap() == before, "the old one is gone");
+            break;
+        }
+        assert!(attempt < 100, "never in time");
+    }
+    leave_at_once(&place, &["restore", "snap", "--verify"]);
+    leave(old);
+}
+
 /// As on a full disk, without one.
 #[test]
 fn files_that_may_not_grow_end_no_machine() {

@@ -13,6 +13,7 @@ mod convert;
 mod disassemble;
 mod error;
 mod kvm;
+mod layout;
 mod vcpu;
 mod vm;
 

@@ -62,3 +62,6 @@ impl SavedCpuid {
         self.vcpus.first().map_or(0, |(_, table)| table.physical_address_bits())
     }
 }
+
+#[cfg(test)]
+mod tests;
