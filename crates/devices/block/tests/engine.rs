@@ -1,7 +1,9 @@
 //! An engine that has many operations in flight and ends them in any order.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use drystone_block::{Block, BlockConfig, Done, Engine, EngineError, Host, Job, OnIoError, Operation};
+use drystone_block::{
+    Block, BlockConfig, BlockHandle, Done, Engine, EngineError, Host, Job, OnIoError, Operation,
+};
 use drystone_bus::SystemClock;
 use drystone_state::Component;
 use drystone_testkit::block::{DiskMachine, F_CONFIG_WCE, F_FLUSH, FEATURES, IN, OUT};
@@ -55,6 +57,7 @@ impl Engine<Ram> for Slow {
 struct Rig {
     memory: Ram,
     port: MmioPort<Ram>,
+    handle: BlockHandle,
     pump: Arc<Pump>,
     ring: DriverRing,
     control: Arc<Mutex<Control>>,
@@ -69,14 +72,14 @@ impl Rig {
         let on_failure = Arc::new(move |f: &drystone_block::IoFailure| told.lock().unwrap().push(f.policy));
         let host = Host { clock: Arc::new(SystemClock::new()), on_failure };
         let engine = Slow { control: control.clone(), held: Vec::new() };
-        let (device, _) = Block::with_engines(&config, 1 << 20, vec![Box::new(engine)], host).unwrap();
+        let (device, handle) = Block::with_engines(&config, 1 << 20, vec![Box::new(engine)], host).unwrap();
         let (memory, pump) = (ram(0x4_0000), Arc::new(Pump::default()));
         let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };
         let host = drystone_virtio::Host::new(pump.clone());
         let mmio = Mmio::new(place, Box::new(device), memory.clone(), Arc::new(Edges::default()), host);
         let port = MmioPort(Arc::new(mmio.unwrap()));
         let ring = DriverRing::new(&memory, 0x1_0000, 64, true);
-        let mut rig = Self { memory, port, pump, ring, control, failures };
+        let mut rig = Self { memory, port, handle, pump, ring, control, failures };
         rig.start(FEATURES);
         rig
     }
@@ -176,6 +179,21 @@ fn failed_writes_may_be_ignored_and_failed_reads_are_reported() {
     rig.end(2, Err(()));
     assert_eq!((rig.taken(), rig.status(wrote), rig.status(got)), (vec![write, read], 0, 1));
     assert!(rig.failures.lock().unwrap().is_empty());
+}
+
+#[test]
+fn what_is_in_flight_when_a_disk_is_pulled_ends_and_nothing_more_is_begun() {
+    let mut rig = Rig::new(OnIoError::Pause);
+    let (first, good) = rig.ask(IN, 1);
+    let (second, bad) = rig.ask(IN, 2);
+    rig.handle.pull();
+    let (third, refused) = rig.ask(IN, 3);
+    rig.end(1, Ok(()));
+    rig.end(2, Err(()));
+    assert_eq!(rig.taken(), [third, first, second]);
+    assert_eq!([good, bad, refused].map(|at| rig.status(at)), [0, 1, 1]);
+    assert!(rig.failures.lock().unwrap().is_empty(), "it is no reason to pause the machine");
+    assert_eq!(rig.control.lock().unwrap().submitted.len(), 2);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use drystone_block::{Block, BlockConfig, Host};
 use drystone_bus::SystemClock;
 use drystone_limit::{LimitConfig, Rate};
 use drystone_runner::{Doorbells, Runner};
-use drystone_state::Component;
+use drystone_state::{Component, Persist};
 use drystone_testkit::block::{DiskMachine, FEATURES, FLUSH, IN};
 use drystone_testkit::virtio::{DriverRing, Edges, MmioPort, Ram, Transport, WRITE, bring_up, ram, within};
 use drystone_virtio::{Mmio, MmioConfig};
@@ -20,6 +20,10 @@ fn slow(bandwidth: u64) -> DiskMachine {
     DiskMachine::new(&CONTENT, |c| {
         c.limit = LimitConfig { bandwidth: Rate::new(bandwidth), operations: None };
     })
+}
+
+fn host() -> Host {
+    Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|_| ()) }
 }
 
 fn read(sector: u64) -> Vec<u8> {
@@ -79,8 +83,7 @@ fn timers_wake_those_that_wait() {
         std::fs::write(image.path(), CONTENT).unwrap();
         let mut config = BlockConfig::new("root", image.path());
         config.limit = LimitConfig { bandwidth: Rate::new(102_400), operations: None };
-        let host = Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|_| ()) };
-        let (device, handle) = Block::<Ram>::open(&config, host).unwrap();
+        let (device, handle) = Block::<Ram>::open(&config, host()).unwrap();
         let (memory, doorbells) = (ram(0x4_0000), Arc::new(Doorbells::new(1).unwrap()));
         let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };
         let host = drystone_virtio::Host::new(doorbells.clone());
@@ -139,6 +142,12 @@ fn a_disk_that_is_pulled_answers_everything_and_lets_its_file_go() {
     assert_eq!((disk.log.take().len(), disk.handle.is_pulled()), (0, true));
     let config = BlockConfig::new("root", disk.image.path());
     assert!(drystone_block::RawDisk::open(&config).is_ok(), "others can have it");
+    // Elsewhere it is the same, and needs no file.
+    let state = Block::<Ram>::open(&config, host()).unwrap().0.save().unwrap();
+    drop(std::fs::remove_file(&config.path));
+    let (elsewhere, handle) = Block::<Ram>::pulled(&config, host()).unwrap();
+    elsewhere.restore(state.clone()).unwrap();
+    assert_eq!((elsewhere.save().unwrap(), handle.size(), handle.is_pulled()), (state, 4096, true));
     // The driver may start it again, or give it up.
     disk.start(FEATURES);
     assert_eq!((disk.read(0, 512), disk.port.status()), (Err(1), 0x0f));

@@ -132,6 +132,17 @@ fn a_message_changed_while_masked_is_what_is_sent() {
     assert_eq!(take(&sent), [(0, message(77))]);
 }
 
+/// A guest may write the end of one entry and the beginning of the next at once.
+#[test]
+fn a_write_across_two_entries_changes_both() {
+    let (config, triggers, sent) = ready(2);
+    let data = [1, 0, 0, 0, 0x00, 0x10, 0xe0, 0xfe];
+    assert!(config.msix().unwrap().write(0, 0x100c, &data));
+    triggers.iter().for_each(|t| t.trigger());
+    assert_eq!(take(&sent), [(1, Message { address: 0x1_fee0_1000, data: 1 })]);
+    assert_eq!(get(&config, 0x2000), 1, "the first is masked");
+}
+
 #[test]
 fn pending_bits_are_read_only_and_found_at_every_width() {
     let (config, triggers, _) = function(70);
