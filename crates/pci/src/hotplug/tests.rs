@@ -156,6 +156,34 @@ fn what_happens_between_reading_and_acknowledging_is_not_lost() {
     m.plug.plug(Some(2), device()).unwrap();
     let _ = m.set(0, told);
     assert_eq!(m.dispatch(), (0b100, 0));
+
+    m.plug.request(1, PATIENCE).unwrap();
+    let asked = m.get(4);
+    m.plug.request(2, PATIENCE).unwrap();
+    let _ = m.set(4, asked);
+    assert_eq!(m.dispatch(), (0, 0b100));
+}
+
+/// Nor does the guest hear later of what it has let go of already: it would let go of what came into the slot since.
+#[test]
+fn what_the_guest_lets_go_of_before_it_was_told_is_not_asked_for() {
+    let (m, slot) = Machine::with_device();
+    m.plug.request(slot, PATIENCE).unwrap();
+    let _ = m.set(12, 1 << slot);
+    assert_eq!(m.plug.plug(Some(slot), device()), Ok(slot));
+    assert_eq!((m.dispatch(), m.plug.next_deadline()), ((1 << slot, 0), None));
+}
+
+/// ACPI 6.5, 5.6.6: 1 is a device check, 3 an eject request; 20.2.5.3 has the opcode.
+#[test]
+fn each_slot_is_told_what_changed_and_what_is_asked_for() {
+    let notify = |slot: u8, value: &[u8]| [&b"\x86"[..], format!("SL{slot:02X}").as_bytes(), value].concat();
+    for slot in 1..SLOTS {
+        for wanted in [notify(slot, &[1]), notify(slot, &[0x0a, 3])] {
+            let found = aml::SLOTS_AML.windows(wanted.len()).filter(|window| *window == wanted).count();
+            assert_eq!(found, 1, "{slot}: {wanted:x?}");
+        }
+    }
 }
 
 #[test]
