@@ -3,21 +3,21 @@
 
 use clap::Parser;
 use drystone_benches::figures::{Series, table};
+use drystone_benches::vmm::{Guest, Kind, Vmm};
+use drystone_benches::{probe, snapshot};
 use drystone_memory::{GuestRam, Layout, RamConfig};
 use drystone_snapshot::{About, Content, Options, Progress, Snapshot, write};
 use std::error::Error;
-use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 /// Measures what a snapshot and a restore take.
 #[derive(Parser)]
 struct Args {
-    /// Another drystone to measure in the same run; may be repeated
+    /// Another VMM to measure in the same run, as drystone=PATH or firecracker=PATH; may be repeated
     #[arg(long, value_name = "NAME=PATH")]
-    peer: Vec<String>,
+    peer: Vec<Vmm>,
     /// The drystone to measure [default: built now, in the release profile]
     #[arg(long, value_name = "PATH")]
     drystone: Option<PathBuf>,
@@ -48,14 +48,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         Some(path) => path.clone(),
         None => drystone_lab::build_profile("drystone", "drystone", "release")?,
     };
-    let mut programs = vec![("drystone".to_owned(), path)];
-    for peer in &args.peer {
-        let (name, path) = peer.split_once('=').ok_or("--peer NAME=PATH")?;
-        programs.push((name.into(), path.into()));
-    }
+    let mut vmms = vec![Vmm { name: "drystone".into(), kind: Kind::Drystone, path }];
+    vmms.extend(args.peer.iter().cloned());
     crate_alone(&args, scratch.path())?;
     for memory in &args.memory {
-        whole_machines(&args, *memory, &programs, scratch.path())?;
+        whole_machines(&args, *memory, &vmms, scratch.path())?;
     }
     Ok(())
 }
@@ -96,46 +93,27 @@ fn crate_alone(args: &Args, scratch: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The guest that is built in, as a person meets it: how long `snapshot` takes, and how long it is from exec of `restore` to the
-/// guest's answer to a line.
-fn whole_machines(
-    args: &Args,
-    memory: u64,
-    programs: &[(String, PathBuf)],
-    scratch: &Path,
-) -> Result<(), Box<dyn Error>> {
-    let names = ["snapshot, ms", "restore to answer, ms", "boot to answer, ms"];
-    let mut rows: Vec<_> = programs
+/// A guest that ticks, of which as much of its memory holds data: written down while it runs, and brought back.
+fn whole_machines(args: &Args, memory: u64, vmms: &[Vmm], scratch: &Path) -> Result<(), Box<dyn Error>> {
+    let names = [
+        "pause, ms",
+        "snapshot, ms",
+        "on disk, MiB",
+        "restore to first guest instruction, ms",
+        "CPU until then, ms",
+    ];
+    let kernel = scratch.join("kernel");
+    std::fs::write(&kernel, probe::ticking(u32::try_from(args.data.min(memory / 2))?))?;
+    let guest = Guest { kernel: &kernel, memory_mib: memory };
+    let mut rows: Vec<_> = vmms
         .iter()
-        .map(|(name, _)| (format!("{name}, {memory} MiB"), vec![Series::default(); names.len()]))
+        .map(|vmm| (format!("{}, {memory} MiB", vmm.name), vec![Series::default(); names.len()]))
         .collect();
     for turn in 0..=args.runs {
-        for ((_, path), (_, row)) in programs.iter().zip(&mut rows) {
-            let (dir, runtime) = (scratch.join("machine"), scratch.join("run"));
-            let command = |args: &[&str]| {
-                let mut command = Command::new(path);
-                command.args(args).env("DRYSTONE_RUNTIME_DIR", &runtime);
-                command
-            };
-            let size = format!("{memory}M");
-            let begun = Instant::now();
-            let mut machine = Machine::start(command(&["run", "--id", "bench", "--memory", &size]))?;
-            machine.ask()?;
-            let booted = begun.elapsed();
-            let begun = Instant::now();
-            let mut snapshot = command(&["snapshot", "bench"]);
-            let done = snapshot.arg(&dir).stdout(Stdio::null()).status()?;
-            let written = begun.elapsed();
-            if !done.success() {
-                return Err("it cannot be written".into());
-            }
-            drop(machine);
-            let begun = Instant::now();
-            let mut restore = command(&["restore"]);
-            restore.arg(&dir);
-            let mut machine = Machine::start(restore)?;
-            machine.ask()?;
-            let values = [ms(written), ms(begun.elapsed()), ms(booted)];
+        for (vmm, (_, row)) in vmms.iter().zip(&mut rows) {
+            let (written, restored) = snapshot::cycle(vmm, guest, scratch)?;
+            let mib = written.bytes as f64 / f64::from(1 << 20);
+            let values = [ms(written.pause), ms(written.request), mib, ms(restored.wall), ms(restored.cpu)];
             if turn > 0 {
                 row.iter_mut().zip(values).for_each(|(series, value)| series.0.push(value));
             }
@@ -143,36 +121,6 @@ fn whole_machines(
     }
     println!("{}", table(&names, &rows));
     Ok(())
-}
-
-/// A machine whose console is two pipes; killed when dropped.
-struct Machine(Child);
-
-impl Machine {
-    fn start(mut command: Command) -> Result<Self, Box<dyn Error>> {
-        Ok(Self(command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?))
-    }
-
-    /// Types a line and waits for the answer.
-    fn ask(&mut self) -> Result<(), Box<dyn Error>> {
-        self.0.stdin.as_mut().ok_or("no console")?.write_all(b"echo an%answer\r")?;
-        let output = self.0.stdout.as_mut().ok_or("no console")?;
-        let mut seen = Vec::new();
-        // The line as it is typed, and as it is answered.
-        while seen.windows(9).filter(|w| *w == b"an%answer").count() < 2 {
-            let mut byte = [0];
-            output.read_exact(&mut byte)?;
-            seen.push(byte[0]);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Machine {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn ms(time: Duration) -> f64 {

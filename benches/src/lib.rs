@@ -4,4 +4,5 @@
 pub mod figures;
 pub mod probe;
 pub mod process;
+pub mod snapshot;
 pub mod vmm;

@@ -18,10 +18,24 @@ pub const STARTED: u8 = 2;
 /// What it sends when it is done: ETX.
 pub const DONE: u8 = 3;
 
+/// What a [`ticking`] guest sends over and over: ENQ.
+pub const TICK: u8 = 5;
+/// Where a [`ticking`] guest has its data.
+const DATA: u32 = 16 << 20;
+
+/// A guest that writes to every page of `data_mib` MiB of its memory, sends [`STARTED`], and then [`TICK`] after every few hundred
+/// instructions, for ever, as an ELF file.
+pub fn ticking(data_mib: u32) -> Vec<u8> {
+    elf(ticking_code(data_mib))
+}
+
 /// A guest that sends [`STARTED`], makes `exits` writes to a register that answers nothing, sends [`DONE`] and halts
 /// for ever, as an ELF file.
 pub fn image(exits: u32) -> Vec<u8> {
-    let code = code(exits);
+    elf(code(exits))
+}
+
+fn elf(code: Vec<u8>) -> Vec<u8> {
     let mut elf = header(code.len());
     elf.resize(NOTE_OFFSET, 0);
     elf.extend(pvh_note());
@@ -30,10 +44,29 @@ pub fn image(exits: u32) -> Vec<u8> {
     elf
 }
 
+fn mov_dx(port: u16) -> Vec<u8> {
+    [&[0x66, 0xba][..], &port.to_le_bytes()].concat()
+}
+
+/// mov dx, port; mov al, byte; out dx, al
+fn send(byte: u8) -> Vec<u8> {
+    [&mov_dx(SERIAL)[..], &[0xb0, byte, 0xee]].concat()
+}
+
+fn ticking_code(data_mib: u32) -> Vec<u8> {
+    let mut code = vec![0xfa, 0xbf]; // cli; mov edi, DATA
+    code.extend(DATA.to_le_bytes());
+    code.push(0xb9); // mov ecx, pages
+    code.extend((data_mib << 8).max(1).to_le_bytes());
+    code.extend([0x89, 0x3f, 0x81, 0xc7, 0, 0x10, 0, 0, 0xe2, 0xf6]); // again: mov [edi], edi; add edi, 4096; loop again
+    code.extend(send(STARTED));
+    code.extend(send(TICK));
+    code.extend([0xb9, 0xf4, 1, 0, 0, 0xe2, 0xfe, 0xee, 0xeb, 0xf6]); // again: mov ecx, 500; loop itself; out dx, al; jmp again
+    code
+}
+
 /// Instructions that are encoded alike in 32-bit and 64-bit mode (Intel SDM volume 2).
 fn code(exits: u32) -> Vec<u8> {
-    let mov_dx = |port: u16| [&[0x66, 0xba][..], &port.to_le_bytes()].concat();
-    let send = |byte: u8| [&mov_dx(SERIAL)[..], &[0xb0, byte, 0xee]].concat(); // mov al, byte; out dx, al
     let mut code = vec![0xfa]; // cli
     code.extend(send(STARTED));
     if exits > 0 {

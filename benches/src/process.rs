@@ -47,15 +47,17 @@ pub struct Start {
 }
 
 /// A program whose probe runs. Killed when dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     program: String,
     output: std::sync::mpsc::Receiver<(u8, Instant)>,
+    /// When the bytes came that were waited for.
+    seen: Vec<Instant>,
     errors: Option<std::thread::JoinHandle<String>>,
 }
 
 impl Running {
-    fn start(mut command: Command) -> Result<(Self, Instant), MeasureError> {
+    pub(crate) fn start(mut command: Command) -> Result<(Self, Instant), MeasureError> {
         let program = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let begun = Instant::now();
@@ -78,16 +80,17 @@ impl Running {
                 text
             })
         });
-        Ok((Self { child, program, output, errors }, begun))
+        Ok((Self { child, program, output, seen: Vec::new(), errors }, begun))
     }
 
     /// When `byte` came. Other output (a VMM may greet) is passed over.
-    fn wait_for(&mut self, byte: u8) -> Result<Instant, MeasureError> {
+    pub(crate) fn wait_for(&mut self, byte: u8) -> Result<Instant, MeasureError> {
         let mut said = Vec::new();
         let deadline = Instant::now() + PATIENCE;
         while let Ok((got, at)) = self.output.recv_timeout(deadline.saturating_duration_since(Instant::now()))
         {
             if got == byte {
+                self.seen.push(at);
                 return Ok(at);
             }
             said.push(got);
@@ -96,6 +99,16 @@ impl Running {
         let errors = self.errors.take().and_then(|e| e.join().ok()).unwrap_or_default();
         let said = format!("{}{errors}", String::from_utf8_lossy(&said)).trim().to_owned();
         Err(MeasureError::NoGuest { program: self.program.clone(), said })
+    }
+
+    /// The longest time since `begun` between two bytes that were waited for.
+    pub(crate) fn longest_gap(&self, begun: Instant) -> Duration {
+        let pairs = self.seen.iter().zip(self.seen.iter().skip(1)).filter(|(_, next)| **next > begun);
+        pairs.map(|(one, next)| *next - *one).max().unwrap_or_default()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn kill(&mut self) {
@@ -122,7 +135,7 @@ pub fn start(command: Command) -> Result<Start, MeasureError> {
 }
 
 /// The processor time that a process has used so far, with all its threads, ended ones too (clock_getcpuclockid(3)).
-fn cpu_time(pid: u32) -> Result<Duration, MeasureError> {
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration, MeasureError> {
     let failed = |cause| MeasureError::Host { attempt: "read processor time", cause };
     let mut clock = 0;
     // SAFETY: the argument is a place for a clock's number, which the call fills.
