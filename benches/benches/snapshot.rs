@@ -104,7 +104,7 @@ fn whole_machines(args: &Args, memory: u64, vmms: &[Vmm], scratch: &Path) -> Res
     ];
     let kernel = scratch.join("kernel");
     std::fs::write(&kernel, probe::ticking(u32::try_from(args.data.min(memory / 2))?))?;
-    let guest = Guest { kernel: &kernel, memory_mib: memory };
+    let guest = Guest { kernel: &kernel, initrd: None, cmdline: "", memory_mib: memory };
     let mut rows: Vec<_> = vmms
         .iter()
         .map(|vmm| (format!("{}, {memory} MiB", vmm.name), vec![Series::default(); names.len()]))

@@ -53,17 +53,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (plain, exits) = (scratch.path().join("plain.elf"), scratch.path().join("exits.elf"));
     std::fs::write(&plain, probe::image(0))?;
     std::fs::write(&exits, probe::image(args.exits))?;
-    let guest = |kernel| Guest { kernel, memory_mib: args.memory };
+    let command = |program: &Vmm, kernel| -> std::io::Result<_> {
+        let guest = Guest { kernel, initrd: None, cmdline: "", memory_mib: args.memory };
+        program.prepare(guest, scratch.path())?;
+        Ok(program.command(guest, scratch.path()))
+    };
 
     let mut rows: Vec<_> =
         programs.iter().map(|p| (p.name.clone(), vec![Series::default(); FIGURES.len()])).collect();
     // The first turn warms caches and is not counted.
     for turn in 0..=args.runs {
         for (program, (_, row)) in programs.iter().zip(&mut rows) {
-            let start = process::start(program.command(guest(&plain), scratch.path())?)?;
-            let memory =
-                process::memory_overhead(program.command(guest(&plain), scratch.path())?, args.memory)?;
-            let exit = process::exit_round_trip(program.command(guest(&exits), scratch.path())?, args.exits)?;
+            let start = process::start(command(program, &plain)?)?;
+            let memory = process::memory_overhead(command(program, &plain)?, args.memory)?;
+            let exit = process::exit_round_trip(command(program, &exits)?, args.exits)?;
             let values = [
                 start.wall.as_secs_f64() * 1e3,
                 start.cpu.as_secs_f64() * 1e3,
@@ -77,8 +80,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if args.instructions {
         for (program, (_, row)) in programs.iter().zip(&mut rows) {
-            let command = program.command(guest(&plain), scratch.path())?;
-            match process::instructions(&command, scratch.path()) {
+            match process::instructions(&command(program, &plain)?, scratch.path()) {
                 Ok(count) => row.iter_mut().skip(4).for_each(|s| s.0.push(count as f64 / 1e6)),
                 Err(why) => println!("{}: instructions not counted: {why}", program.name),
             }

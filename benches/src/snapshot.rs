@@ -44,7 +44,8 @@ pub fn cycle(vmm: &Vmm, guest: Guest<'_>, scratch: &Path) -> Result<(Written, Re
     for left in [dir.as_path(), &scratch.join("vmm.sock")] {
         let _ = if left.is_dir() { fs::remove_dir_all(left) } else { fs::remove_file(left) };
     }
-    let mut command = vmm.command(guest, scratch).map_err(failed("write a configuration"))?;
+    vmm.prepare(guest, scratch).map_err(failed("write a configuration"))?;
+    let mut command = vmm.command(guest, scratch);
     let socket = match vmm.kind {
         Kind::Drystone => {
             command.args(["--id", "bench"]);

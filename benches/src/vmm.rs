@@ -1,6 +1,5 @@
 //! The VMMs that are compared: how each is told to boot a kernel with its serial port on standard output.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,6 +45,10 @@ pub struct Vmm {
 pub struct Guest<'a> {
     /// An ELF kernel.
     pub kernel: &'a Path,
+    /// Its initial RAM file system.
+    pub initrd: Option<&'a Path>,
+    /// What its command line has beside the serial console.
+    pub cmdline: &'a str,
     /// Guest RAM in MiB.
     pub memory_mib: u64,
 }
@@ -67,41 +70,51 @@ impl FromStr for Vmm {
 }
 
 impl Vmm {
-    /// The command that boots `guest`. Files that it needs go to `scratch`.
-    ///
-    /// # Errors
-    /// When such a file cannot be written.
-    pub fn command(&self, guest: Guest<'_>, scratch: &Path) -> io::Result<Command> {
+    /// The command that boots `guest` with its first serial port on standard output, once [`prepare`](Self::prepare) has put what it
+    /// reads into `scratch`.
+    pub fn command(&self, guest: Guest<'_>, scratch: &Path) -> Command {
         let memory = guest.memory_mib;
-        let mut command = Command::new(&self.path);
-        match self.kind {
+        let (cmdline, mut command) = (cmdline(guest), Command::new(&self.path));
+        let initrd_option = match self.kind {
             Kind::Drystone => {
                 command.args(["run", "--memory"]).arg(format!("{memory}M")).arg("--kernel").arg(guest.kernel);
-                command.env("DRYSTONE_RUNTIME_DIR", scratch.join("run"));
+                command.args(["--cmdline", &cmdline]).env("DRYSTONE_RUNTIME_DIR", scratch.join("run"));
+                "--initrd"
             }
             Kind::Firecracker => {
-                let config = scratch.join("firecracker.json");
-                fs::write(&config, firecracker_config(guest))?;
-                command.args(["--no-api", "--config-file"]).arg(config);
+                command.args(["--no-api", "--config-file"]).arg(scratch.join(FIRECRACKER_CONFIG));
+                return command;
             }
             Kind::CloudHypervisor => {
                 command.arg("--kernel").arg(guest.kernel).arg("--memory").arg(format!("size={memory}M"));
                 command.args(["--cpus", "boot=1", "--serial", "tty", "--console", "off"]);
+                command.args(["--cmdline", &cmdline]);
+                "--initramfs"
             }
             Kind::Qemu => {
-                command.args([
-                    "-M",
-                    "microvm,accel=kvm,acpi=on,rtc=on",
-                    "-cpu",
-                    "host",
-                    "-nodefaults",
-                    "-no-user-config",
-                ]);
-                command.args(["-display", "none", "-serial", "stdio", "-m"]).arg(format!("{memory}M"));
-                command.arg("-kernel").arg(guest.kernel);
+                command.args(["-M", "microvm,accel=kvm,acpi=on,rtc=on", "-cpu", "host"]);
+                command.args(["-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio"]);
+                command.arg("-m").arg(format!("{memory}M")).arg("-kernel").arg(guest.kernel);
+                command.args(["-append", &cmdline]);
+                "-initrd"
             }
+        };
+        if let Some(initrd) = guest.initrd {
+            command.arg(initrd_option).arg(initrd);
         }
-        Ok(command)
+        command
+    }
+
+    /// Writes the file, if there is one, that [`command`](Self::command) names, and gives its name in `scratch`.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn prepare(&self, guest: Guest<'_>, scratch: &Path) -> io::Result<Option<&'static str>> {
+        if self.kind != Kind::Firecracker {
+            return Ok(None);
+        }
+        fs::write(scratch.join(FIRECRACKER_CONFIG), firecracker_config(guest))?;
+        Ok(Some(FIRECRACKER_CONFIG))
     }
 
     /// What its version option says, in one line; empty where it says nothing.
@@ -112,13 +125,22 @@ impl Vmm {
     }
 }
 
+const FIRECRACKER_CONFIG: &str = "firecracker.json";
+
 fn firecracker_config(guest: Guest<'_>) -> String {
-    let kernel = OsString::from(guest.kernel).to_string_lossy().into_owned();
+    let kernel = guest.kernel.display();
+    let initrd =
+        guest.initrd.map(|path| format!(r#""initrd_path":"{}","#, path.display())).unwrap_or_default();
     format!(
-        r#"{{"boot-source":{{"kernel_image_path":"{kernel}","boot_args":"console=ttyS0"}},"drives":[],
+        r#"{{"boot-source":{{"kernel_image_path":"{kernel}",{initrd}"boot_args":"{}"}},"drives":[],
 "machine-config":{{"vcpu_count":1,"mem_size_mib":{}}}}}"#,
+        cmdline(guest),
         guest.memory_mib
     )
+}
+
+fn cmdline(guest: Guest<'_>) -> String {
+    format!("console=ttyS0 {}", guest.cmdline).trim_end().to_owned()
 }
 
 #[cfg(test)]
