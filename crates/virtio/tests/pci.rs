@@ -6,7 +6,7 @@ use drystone_pci::{Function, read_bar, write_bar};
 use drystone_state::{Component, Persist, RestoreError};
 use drystone_testkit::pci::PciDriver;
 use drystone_testkit::virtio::{
-    DriverRing, Echo, Edges, PciMachine, PciPort, Plugged, Pump, Ram, Transport, WRITE, bring_up, ram,
+    DriverRing, Echo, Edges, Hoard, PciMachine, PciPort, Plugged, Pump, Ram, Transport, WRITE, bring_up, ram,
     vectors,
 };
 use drystone_virtio::{
@@ -14,6 +14,7 @@ use drystone_virtio::{
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const NO_VECTOR: u64 = 0xffff;
 const COMMON: u8 = 1;
@@ -239,6 +240,18 @@ fn addresses_are_taken_by_halves_and_as_a_whole() {
     assert_eq!((q.descriptors, q.available, q.used), (0x1122_3344_5566_7788, 0x0102_0304_0506_0708, 0));
     assert_eq!((common::<8>(&port, 0x20), common::<4>(&port, 0x2c)), (q.descriptors, 0x0102_0304));
     assert_eq!(common::<8>(&port, 0x24), 0);
+    // The half that is written takes the place of what was there, and the other stays.
+    port.write::<4>(COMMON, 0x20, 0);
+    port.write::<4>(COMMON, 0x2c, 0x1000_0000);
+    let q = port.core().queue(1).unwrap();
+    assert_eq!((q.descriptors, q.available), (0x1122_3344_0000_0000, 0x1000_0000_0506_0708));
+    // Only 1 enables (4.1.4.3.2).
+    for value in [0, 2, 0xffff] {
+        port.write::<2>(COMMON, 0x1c, value);
+        assert_eq!(common::<2>(&port, 0x1c), 0, "{value:#x}");
+    }
+    port.write::<2>(COMMON, 0x1c, 1);
+    assert_eq!(common::<2>(&port, 0x1c), 1);
 }
 
 #[test]
@@ -276,9 +289,48 @@ fn each_queue_and_the_configuration_have_a_vector_of_their_own() {
     second.offer(99);
     m.port.notify(1);
     m.serve();
+    assert_eq!(m.port.config_u32(4) >> 16 & 1 << 3, 0, "with MSI-X on there is no pin to be asserted");
     assert_eq!((m.port.status(), m.edges.config(), m.port.take_interrupts()), (ALL_OK | NEEDS_RESET, 1, 2));
     m.port.set_status(0);
     assert_eq!((common::<2>(&m.port, 0x10), common::<2>(&m.port, 0x1a)), (NO_VECTOR, NO_VECTOR));
+}
+
+#[test]
+fn a_queue_that_may_not_be_reset_keeps_its_vector() {
+    let memory = ram(1 << 20);
+    let m = machine(&memory);
+    m.port.prepare();
+    let mut ring = m.ring(&memory, 0);
+    m.port.write::<2>(COMMON, 0x16, 0);
+    m.port.write::<2>(COMMON, 0x3a, 1);
+    assert_eq!(common::<2>(&m.port, 0x1a), 1);
+    m.ask(&mut ring, 0);
+    assert_eq!(m.edges.queue(0), 1);
+}
+
+/// It is told by a configuration change that the device is dead, so it must still have a vector for that.
+#[test]
+fn a_reset_that_fails_keeps_the_vectors() {
+    let memory = ram(1 << 20);
+    let (edges, pump) = (Arc::new(Edges::default()), Arc::new(Pump::default()));
+    let (device, hands) = Hoard::new(1);
+    let host = Host { patience: Duration::from_millis(100), ..Host::new(pump.clone()) };
+    let function =
+        Pci::new(Box::new(device), memory.clone(), vectors(2, &edges), Arc::new(Unwired), host).unwrap();
+    let m = Machine { port: PciPort::new(Arc::new(function)), edges, pump };
+    m.port.prepare();
+    let mut ring = m.ring(&memory, 0);
+    ring.add(&[(0x40000, 8, WRITE)], false).unwrap();
+    m.port.notify(0);
+    m.serve();
+    let mapped = || [0x10, 0x1a].map(|at| common::<2>(&m.port, at));
+    let before = mapped();
+    hands[0].set_stubborn(true);
+    m.port.set_status(0);
+    assert_eq!((m.port.status() & NEEDS_RESET, mapped()), (NEEDS_RESET, before));
+    hands[0].set_stubborn(false);
+    m.port.set_status(0);
+    assert_eq!((m.port.status(), mapped()), (0, [NO_VECTOR; 2]));
 }
 
 #[test]
