@@ -413,12 +413,25 @@ fn firmware_reaches_every_structure_through_configuration_space() {
     write(0);
     m.serve();
     assert!(ring.take().is_some());
+    choose(0, at(ISR), 4);
+    assert_eq!(read(), 0, "more than there is: no access, which would clear it");
     choose(0, at(ISR), 1);
     assert_eq!((read(), read()), (1, 0));
     // A part of the data is enough.
     choose(0, at(COMMON), 4);
     m.port.config_write_bytes(window + 16, &[1, 0]);
     assert_eq!(common::<4>(&m.port, 0), 1);
+    choose(0, at(DEVICE) + 4, 4);
+    write(0x1234_5678);
+    for (from, len) in [(17, 1), (12, 8)] {
+        choose(0, at(COMMON), 4);
+        assert_eq!(read(), 1);
+        choose(0, at(DEVICE) + 4, 4);
+        let mut data = [0; 8];
+        m.port.function.config_read(window + from, &mut data[..len]);
+        let all = [4_u32, 0x1234_5678].map(u32::to_le_bytes);
+        assert_eq!(data[..len], all.as_flattened()[usize::from(from) - 12..][..len], "from {from}");
+    }
 
     // What it must not reach, and what is no access.
     let msix = u64::from(m.port.config_u32(m.port.msix_capability() + 4) & !7);
@@ -426,6 +439,7 @@ fn firmware_reaches_every_structure_through_configuration_space() {
     for (bar, offset, len) in [
         (0, msix, 4),
         (0, at(COMMON) + 1, 2),
+        (0, at(DEVICE) + 5, 2),
         (0, at(COMMON) + 0x3e, 4),
         (0, at(ISR), 4),
         (0, at(COMMON), 3),
@@ -578,6 +592,29 @@ fn registers_are_saved_and_restored_whole() {
     next.port.function.pause().unwrap();
     next.port.function.reset().unwrap();
     assert_eq!(next.port.function.save().unwrap(), fresh, "reset is as built");
+}
+
+/// The message may have been lost with the process that saved the machine.
+#[test]
+fn a_configuration_change_that_nobody_has_looked_at_is_told_again() {
+    let memory = ram(1 << 20);
+    let m = machine(&memory);
+    m.port.prepare();
+    let mut ring = m.ring(&memory, 0);
+    ring.offer(99);
+    m.port.notify(0);
+    m.serve();
+    assert_eq!(m.edges.config(), 1);
+    m.port.function.pause().unwrap();
+    let next = machine(&memory);
+    next.port.function.pause().unwrap();
+    next.port.function.restore(m.port.function.save().unwrap()).unwrap();
+    assert_eq!(next.edges.config(), 0);
+    next.port.function.resume().unwrap();
+    assert_eq!((next.edges.config(), next.port.take_interrupts()), (1, 2));
+    next.port.function.pause().unwrap();
+    next.port.function.resume().unwrap();
+    assert_eq!(next.edges.config(), 1, "it was looked at");
 }
 
 #[test]
