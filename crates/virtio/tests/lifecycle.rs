@@ -6,7 +6,9 @@ mod common;
 use common::{BUFFER, Custom, Rig, SHORT, patient_rig, rig};
 use drystone_state::{Component, Persist};
 use drystone_testkit::virtio::{DriverRing, Echo, Hoard, Hoarded, Ram, WRITE, ram};
-use drystone_virtio::{Attempt, Chain, Cx, F_EVENT_IDX, NEEDS_RESET, StuckError, VirtioCore};
+use drystone_virtio::{
+    Attempt, Chain, Cx, F_EVENT_IDX, F_RING_RESET, NEEDS_RESET, Next, StuckError, VirtioCore,
+};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
@@ -214,6 +216,59 @@ fn a_worker_that_does_not_return_holds_up_nobody() {
     d.add(&[BUFFER], false).unwrap();
     rig.kick(0);
     assert_eq!(d.take().unwrap().1, 1);
+}
+
+/// A worker that is inside of a call while `give_up` happens, and whose driver always has more to do. Returns what came of the call
+/// once it returned, and a message for each that came after it.
+fn given_up(features: u64, give_up: impl FnOnce(&Rig)) -> (Rig, Next, mpsc::Receiver<()>) {
+    let memory = ram(1 << 20);
+    let (go, wait) = mpsc::channel::<()>();
+    let (entered, inside) = mpsc::channel();
+    let ring = Arc::new(Mutex::new(DriverRing::new(&memory, 0x10000, 16, false)));
+    let (driver, blocking) = (ring.clone(), Arc::new(AtomicBool::new(false)));
+    let blocks = blocking.clone();
+    let device = Custom(move |queue, cx: &mut Cx<'_, Ram>| {
+        if blocks.load(Ordering::SeqCst) {
+            entered.send(()).unwrap();
+            // Nobody ever sends: it goes on when the other end is dropped.
+            let _ = wait.recv();
+        }
+        let mut ring = cx.ring(queue)?;
+        while let Some(chain) = ring.pop()? {
+            ring.complete(chain, 1)?;
+            driver.lock().unwrap().offer(0);
+        }
+        Ok(())
+    });
+    let rig = patient_rig(Box::new(device), &memory, SHORT);
+    rig.bring_up(&[&ring.lock().unwrap()], features);
+    blocking.store(true, Ordering::SeqCst);
+    ring.lock().unwrap().add(&[BUFFER], false).unwrap();
+    let next = std::thread::scope(|s| {
+        let served = s.spawn(|| rig.core.kick(0));
+        inside.recv().unwrap();
+        give_up(&rig);
+        assert_ne!(rig.core.status() & NEEDS_RESET, 0);
+        drop(go);
+        served.join().unwrap()
+    });
+    (rig, next, inside)
+}
+
+#[test]
+fn a_worker_that_returns_too_late_is_not_called_again() {
+    let (_rig, next, calls) = given_up(0, |rig| rig.core.set_status(0));
+    assert_eq!(next, Next::Idle);
+    assert!(calls.try_recv().is_err(), "it was called again");
+}
+
+#[test]
+fn a_lane_that_was_given_up_stays_so_over_a_pause() {
+    let (rig, _, calls) = given_up(F_RING_RESET, |rig| rig.core.reset_queue(0));
+    rig.core.pause().unwrap();
+    rig.core.resume();
+    assert_eq!(rig.core.kick(0), Next::Idle);
+    assert!(calls.try_recv().is_err(), "it was called again");
 }
 
 #[test]

@@ -182,6 +182,8 @@ fn a_change_of_the_configuration_moves_the_generation_and_interrupts_a_running_d
     d.add(&[BUFFER], false).unwrap();
     rig.kick(0);
     assert_eq!((rig.core.config_generation() - before, rig.edges.config()), (1, 1));
+    rig.core.set_status(0);
+    assert_eq!((rig.core.config_generation(), rig.edges.config()), (0, 1), "as it was built");
 }
 
 #[test]
