@@ -50,6 +50,13 @@ fn a_driver_drives_it_and_interrupts_say_why() {
     port.write(0x64, 2);
     assert_eq!(port.read(0x60), 1);
     assert_eq!((port.take_interrupts(), port.read(0x60)), (1, 0));
+    d.add(&[(0x40000, 8, WRITE)], false).unwrap();
+    port.write(0x50, 0x1_0000);
+    pump.run(port.0.core(), 8);
+    assert_eq!(d.take(), None, "that is not queue 0");
+    port.notify(0);
+    pump.run(port.0.core(), 8);
+    assert_eq!((d.take().unwrap().1, port.take_interrupts()), (1, 1));
     assert!(port.reset_queue(0) && !port.enabled(0));
     // A queue that is no queue.
     port.notify(2);
@@ -111,6 +118,24 @@ fn every_access_of_every_width_is_safe_and_only_aligned_words_reach_registers() 
         (vec![1, 0, 0, 0], Effect::None)
     );
     assert_eq!(port.status(), 0);
+}
+
+#[test]
+fn a_size_of_more_than_16_bits_is_not_cut() {
+    let memory = ram(1 << 20);
+    for (size, good) in [(16, true), (0x1_0010, false)] {
+        let (port, _, pump) = device(&memory);
+        let d = DriverRing::new(&memory, 0x10000, 16, false);
+        bring_up(&port, &[], F_RING_RESET);
+        pump.run(port.0.core(), 8);
+        port.write(0x30, 0);
+        port.write(0x38, size);
+        for (offset, addr) in [(0x80, d.descriptors()), (0x90, d.available()), (0xa0, d.used())] {
+            port.write(offset, addr as u32);
+        }
+        port.write(0x44, 1);
+        assert_eq!(port.status() == 0x0f, good, "{size:#x}");
+    }
 }
 
 #[test]

@@ -283,6 +283,10 @@ fn each_queue_and_the_configuration_have_a_vector_of_their_own() {
     assert_eq!((m.edges.queue(0), m.edges.line()), (3, 4));
     // The reset of a queue unmaps it.
     m.port.write::<2>(COMMON, 0x16, 0);
+    for no_reset in [0, 2] {
+        m.port.write::<2>(COMMON, 0x3a, no_reset);
+        assert!(m.port.enabled(0));
+    }
     m.port.write::<2>(COMMON, 0x3a, 1);
     assert_eq!((common::<2>(&m.port, 0x1a), common::<2>(&m.port, 0x3a)), (NO_VECTOR, 0));
     // A fault is a configuration change.
@@ -457,6 +461,18 @@ fn firmware_reaches_every_structure_through_configuration_space() {
         write(0xffff_ffff);
         assert_eq!((read(), m.port.status()), (0, before), "{bar} {offset:#x} {len:#x}");
     }
+    // What is chosen is accessed with the data alone.
+    choose(0, at(DEVICE), 4);
+    write(0x1234_5678);
+    m.port.config_write(0, &[0; 4]);
+    m.port.config_write_bytes(0x3c, &[7]);
+    let mut config = [9; 4];
+    m.port.config_read(0, &mut config);
+    assert_eq!(config, [0; 4], "it was written once more");
+    m.ask(&mut ring, 0);
+    choose(0, at(ISR), 1);
+    m.port.config_u32(0);
+    assert_eq!(m.port.take_interrupts(), 1, "the ISR status was read");
     let mut entry = [0; 4];
     read_bar(&*m.port.function, BAR, msix, &mut entry);
     assert_eq!(u32::from_le_bytes(entry), 0xfee0_0000, "the MSI-X table was written");

@@ -5,11 +5,13 @@ use drystone_block::{
     Block, BlockConfig, BlockHandle, Done, Engine, EngineError, Host, Job, OnIoError, Operation,
 };
 use drystone_bus::SystemClock;
+use drystone_limit::{LimitConfig, Rate};
 use drystone_state::Component;
 use drystone_testkit::block::{DiskMachine, F_CONFIG_WCE, F_FLUSH, FEATURES, IN, OUT};
 use drystone_testkit::virtio::{DriverRing, Edges, MmioPort, Pump, Ram, Transport, WRITE, bring_up, ram};
 use drystone_virtio::{Mmio, MmioConfig};
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -66,8 +68,12 @@ struct Rig {
 
 impl Rig {
     fn new(on_io_error: OnIoError) -> Self {
+        Self::limited(on_io_error, LimitConfig::default())
+    }
+
+    fn limited(on_io_error: OnIoError, limit: LimitConfig) -> Self {
         let (control, failures): (Arc<Mutex<Control>>, Arc<Mutex<Vec<_>>>) = Default::default();
-        let config = BlockConfig { on_io_error, ..BlockConfig::new("root", "not looked at") };
+        let config = BlockConfig { on_io_error, limit, ..BlockConfig::new("root", "not looked at") };
         let told = failures.clone();
         let on_failure = Arc::new(move |f: &drystone_block::IoFailure| told.lock().unwrap().push(f.policy));
         let host = Host { clock: Arc::new(SystemClock::new()), on_failure };
@@ -206,6 +212,20 @@ fn a_failed_request_that_later_ones_have_overtaken_is_told_to_the_guest_by_a_pau
     assert_eq!(rig.taken(), [second]);
     rig.port.0.pause().unwrap();
     assert_eq!((rig.taken(), rig.status(status)), (vec![first], 1));
+}
+
+/// Nothing has overtaken it: the later one never began.
+#[test]
+fn a_failed_request_goes_back_before_one_that_waits_for_its_limit() {
+    let burst = NonZeroU64::new(512);
+    let bandwidth = Rate::new(1).map(|slow| Rate { burst, ..slow });
+    let mut rig = Rig::limited(OnIoError::Pause, LimitConfig { bandwidth, operations: None });
+    rig.ask(IN, 1);
+    rig.ask(IN, 2);
+    assert_eq!(rig.control.lock().unwrap().submitted.len(), 1);
+    rig.end(1, Err(()));
+    rig.port.0.pause().unwrap();
+    assert!(rig.taken().is_empty(), "it is tried again");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! What a driver may rely on, request by request (virtio 1.3, 5.2.6).
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use drystone_block::OnIoError;
+use drystone_block::{Block, BlockConfig, Host, MAX_REQUEST, OnIoError};
+use drystone_bus::ManualClock;
 use drystone_limit::{LimitConfig, Rate};
-use drystone_state::Component;
+use drystone_state::{Component, Persist};
 use drystone_testkit::block::{Answer, DiskMachine, FEATURES, FLUSH, GET_ID, IN, MEMORY, OUT};
-use drystone_testkit::virtio::{Buf, Transport, WRITE};
+use drystone_testkit::virtio::{Buf, Ram, Transport, WRITE, ram};
 use drystone_virtio::NEEDS_RESET;
+use std::sync::Arc;
 use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -188,6 +190,36 @@ fn a_disk_that_has_grown_is_announced_after_a_restore() {
     disk.relocate();
     assert_eq!(disk.port.take_interrupts() & 2, 2);
     assert_eq!((disk.handle.size(), disk.read(15, 512)), (16 * 512, Ok(vec![0; 512])));
+}
+
+#[test]
+fn a_disk_that_has_shrunk_is_not_what_was_saved() {
+    let disk = || {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(image.path(), content()).unwrap();
+        image
+    };
+    let open = |image: &tempfile::NamedTempFile| {
+        let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()) };
+        Block::<Ram>::open(&BlockConfig::new("root", image.path()), host).unwrap().0
+    };
+    let (large, small) = (disk(), disk());
+    small.as_file().set_len(7 * 512).unwrap();
+    let (state, small) = (open(&large).save().unwrap(), open(&small));
+    let before = small.save().unwrap();
+    let refused = small.restore(state).unwrap_err().to_string();
+    assert!(refused.contains("disk `root` has 7 sectors, the saved one 8"), "{refused}");
+    assert_eq!(small.save().unwrap(), before);
+}
+
+#[test]
+fn a_request_is_never_longer_than_the_driver_was_told() {
+    let mut disk = DiskMachine::in_memory(ram(32 << 20), &vec![7; 20 << 20], |_| ());
+    for (len, status) in [(MAX_REQUEST, 0), (MAX_REQUEST + 512, 1)] {
+        disk.memory.write_slice(&head(IN, 0), GuestAddress(0x1000)).unwrap();
+        disk.raw(&[(0x1000, 16, 0), (0x10_0000, len as u32, WRITE), (0x2000, 1, WRITE)]);
+        assert_eq!(disk.memory.read_obj::<u8>(GuestAddress(0x2000)).unwrap(), status, "{len} bytes");
+    }
 }
 
 #[test]

@@ -9,13 +9,14 @@ use drystone_testkit::virtio::{
     Arena, DriverRing, Edges, Foreign, ForeignHal, Log, MmioPort, Pump, Ram, Transport, WRITE, bring_up, ram,
     within,
 };
-use drystone_virtio::{Host, Mmio, MmioConfig, Next};
+use drystone_virtio::{Host, Mmio, MmioConfig, Next, Source};
 use std::io::{ErrorKind, Read};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use virtio_drivers::device::rng::VirtIORng;
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 
 struct Machine {
     port: MmioPort<Ram>,
@@ -39,6 +40,16 @@ impl Machine {
     fn kick(&self) {
         self.port.notify(0);
         self.pump.run(self.port.0.core(), 64);
+    }
+    fn source(&self) -> Source {
+        self.port.0.core().lane(0).unwrap().sources[0].clone()
+    }
+    /// Whether it wakes up by itself.
+    fn fires(&self) -> bool {
+        let epoll = Epoll::new().unwrap();
+        let event = EpollEvent::new(EventSet::IN, 0);
+        epoll.ctl(ControlOperation::Add, self.source().fd.as_raw_fd(), event).unwrap();
+        epoll.wait(30_000, &mut [event]).unwrap() == 1
     }
 }
 
@@ -133,14 +144,8 @@ fn a_source_that_fails_costs_the_guest_nothing_but_time() {
         let said = m.log.take();
         assert!(said.len() == 1 && said[0].starts_with("reading random bytes from the host: "), "{said:?}");
         // It is asked again after a while, of itself.
-        let source = m.port.0.core().lane(0).unwrap().sources[0].clone();
-        let fires = || {
-            let epoll = vmm_sys_util::epoll::Epoll::new().unwrap();
-            let event = vmm_sys_util::epoll::EpollEvent::new(vmm_sys_util::epoll::EventSet::IN, 0);
-            epoll.ctl(vmm_sys_util::epoll::ControlOperation::Add, source.fd.as_raw_fd(), event).unwrap();
-            epoll.wait(30_000, &mut [event]).unwrap() == 1
-        };
-        assert!(fires());
+        let source = m.source();
+        assert!(m.fires());
         assert_eq!(
             (m.port.0.core().ready(0, source.token), m.handle.counters().errors.get()),
             (Next::Idle, 2)
@@ -150,7 +155,7 @@ fn a_source_that_fails_costs_the_guest_nothing_but_time() {
         let state = m.port.0.save().unwrap();
         m.port.0.resume().unwrap();
         mood.store(0, Ordering::SeqCst);
-        assert!(fires());
+        assert!(m.fires());
         let _ = m.port.0.core().ready(0, source.token);
         assert_eq!((d.take().unwrap().1, d.take().unwrap().1), (8, 8));
         assert_eq!(memory.read_obj::<u64>(GuestAddress(0x40000)).unwrap(), 0x0e0d_0c0b_0a09_0807);
@@ -194,18 +199,19 @@ fn a_limit_holds_requests_back_and_changes_while_they_wait() {
     let memory = ram(1 << 20);
     let m = machine(&memory, Box::new(Count(0)));
     let mut d = DriverRing::new(&memory, 0x10000, 16, false);
-    bring_up(&m.port, &[&d], 0);
     let slow = |per_second| LimitConfig { bandwidth: Rate::new(per_second), operations: None };
     m.handle.set_limit(slow(1000)); // and a burst of 50
     assert_eq!(m.handle.limit(), slow(1000));
+    // The device forgets that the limit woke it.
+    bring_up(&m.port, &[&d], 0);
     for _ in 0..3 {
         d.add(&[(0x40000, 50, WRITE)], false).unwrap();
     }
     m.kick();
     assert_eq!((d.take().unwrap().1, d.take(), m.handle.counters().throttled.get()), (50, None, 1));
+    assert!(m.fires(), "nobody else looks at what waits");
     let wake = |m: &Machine| {
-        let source = m.port.0.core().lane(0).unwrap().sources[0].clone();
-        assert_eq!(m.port.0.core().ready(0, source.token), Next::Idle);
+        assert_eq!(m.port.0.core().ready(0, m.source().token), Next::Idle);
     };
     m.clock.advance(Duration::from_millis(49));
     wake(&m);

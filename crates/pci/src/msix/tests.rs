@@ -252,7 +252,9 @@ fn a_reset_masks_everything_and_forgets_what_was_pending() {
     let (config, triggers, sent) = ready(2);
     set(&config, 1, [0xfee0_0000, 1, 1, 1]);
     triggers[1].trigger();
+    assert!(config.msix().unwrap().is_enabled());
     config.reset();
+    assert!(!config.msix().unwrap().is_enabled());
     assert_eq!(config.save().unwrap(), function(2).0.save().unwrap());
     triggers[0].trigger();
     assert_eq!((take(&sent), get(&config, 0x2000)), (vec![], 1));
@@ -260,20 +262,24 @@ fn a_reset_masks_everything_and_forgets_what_was_pending() {
 
 #[test]
 fn a_vector_that_refuses_is_counted_and_asked_again() {
-    struct Stubborn(AtomicBool);
+    struct Stubborn(AtomicBool, Mutex<Option<Message>>);
     impl Interrupt for Stubborn {
         fn trigger(&self) {}
     }
     impl Vector for Stubborn {
-        fn set(&self, _: Option<Message>) -> Result<(), VectorError> {
-            if self.0.load(Ordering::Relaxed) { Err("no".into()) } else { Ok(()) }
+        fn set(&self, message: Option<Message>) -> Result<(), VectorError> {
+            if self.0.load(Ordering::Relaxed) {
+                return Err("no".into());
+            }
+            *self.1.lock().unwrap() = message;
+            Ok(())
         }
         fn is_pending(&self) -> bool {
             false
         }
         fn clear_pending(&self) {}
     }
-    let (mut space, vector) = (space(), Arc::new(Stubborn(AtomicBool::new(true))));
+    let (mut space, vector) = (space(), Arc::new(Stubborn(AtomicBool::new(true), Mutex::default())));
     let msix = Msix::new(&mut space, PLACE, vec![vector.clone()]).unwrap();
     let config = Config::with_msix(space, msix);
     let _ = config.write(4, &[MASTER]);
@@ -284,6 +290,7 @@ fn a_vector_that_refuses_is_counted_and_asked_again() {
     control(&config, ENABLE);
     control(&config, ENABLE);
     assert_eq!(config.msix().unwrap().failures(), 1);
+    assert_eq!(*vector.1.lock().unwrap(), Some(Message { address: 0xfee0_0000, data: 1 }));
 }
 
 /// Every trigger waits for its message, while the guest masks and unmasks in every way: not one more, not one less.
