@@ -198,6 +198,7 @@ pub fn is_lateness(warning: &str) -> bool {
         "hrtimer: interrupt took ",
         "clocksource: Long readout interval",
         "perf: interrupt took too long",
+        "sched: DL replenish lagged too much",
         "atkbd serio0: Failed to enable keyboard on isa0060/serio0",
         "atkbd serio0: Spurious ACK on isa0060/serio0.",
     ];
