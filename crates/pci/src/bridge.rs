@@ -89,3 +89,6 @@ impl Persist for HostBridge {
         self.0.restore(config)
     }
 }
+
+#[cfg(test)]
+mod tests;

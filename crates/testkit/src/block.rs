@@ -230,7 +230,7 @@ impl DiskMachine {
         let placeholder = BlockConfig::new("none", nothing.path());
         (self.port, self.handle) = self.build(&placeholder);
         (self.port, self.handle) = self.build(&self.config);
-        self.port.0.restore(state).unwrap();
+        self.port.0.restore(crate::as_written(&state)).unwrap();
         self.port.0.resume().unwrap();
         self.wake();
     }

@@ -14,8 +14,10 @@ mod io;
 pub mod pci;
 mod tiny;
 pub mod virtio;
+mod written;
 
 pub use asm::Asm;
 pub use guest::Guest;
 pub use io::{Access, IoLog};
 pub use tiny::{Backend, RAM, TinyVm, run_through_io};
+pub use written::as_written;

@@ -4,6 +4,7 @@
 use drystone_bus::Effect;
 use drystone_pci::{Function, read_bar, write_bar};
 use drystone_state::{Component, Persist, RestoreError};
+use drystone_testkit::as_written;
 use drystone_testkit::pci::PciDriver;
 use drystone_testkit::virtio::{
     DriverRing, Echo, Edges, Hoard, PciMachine, PciPort, Plugged, Pump, Ram, Transport, WRITE, bring_up, ram,
@@ -549,7 +550,7 @@ fn the_generation_shows_every_change() {
         let mut state = m.port.function.save().unwrap();
         state.core.config_generation = generation;
         let next = machine(&memory);
-        next.port.function.restore(state).unwrap();
+        next.port.function.restore(as_written(&state)).unwrap();
         next
     };
     let before = m.port.generation();
@@ -597,7 +598,13 @@ fn registers_are_saved_and_restored_whole() {
     bad.core.status = DRIVER_OK;
     assert!(next.port.function.restore(bad).is_err());
     assert_eq!(next.port.function.save().unwrap(), fresh, "a refused state leaves nothing behind");
-    next.port.function.restore(state.clone()).unwrap();
+    // Also what this driver has left as it was.
+    let other = machine(&memory);
+    other.port.function.pause().unwrap();
+    let all = PciState { isr: 3, config_vector: 2, generation: 9, generation_of: 5, ..state.clone() };
+    other.port.function.restore(as_written(&all)).unwrap();
+    assert_eq!(other.port.function.save().unwrap(), all);
+    next.port.function.restore(as_written(&state)).unwrap();
     assert_eq!(next.port.function.save().unwrap(), state);
     assert_eq!(next.edges.line(), 0, "what is masked stays masked");
     next.port.set_entry(1, false);

@@ -148,6 +148,8 @@ fn the_configuration_space_is_that_of_the_specification() {
         byte[0]
     };
     assert_eq!(writeback(&disk), 1);
+    disk.relocate();
+    assert_eq!(writeback(&disk), 1);
     disk.port.config_write(32, &[0]);
     assert_eq!(writeback(&disk), 0);
     disk.relocate();

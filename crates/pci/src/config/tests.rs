@@ -2,6 +2,7 @@ use super::*;
 use crate::CapabilityError;
 use drystone_bus::Effect;
 use drystone_state::Persist;
+use drystone_testkit::as_written;
 
 const IDENTITY: Identity = Identity {
     vendor: 0x1234,
@@ -221,7 +222,7 @@ fn state_survives_saving_and_a_reset_leads_back() {
         let _ = config.write(offset, &value.to_le_bytes());
     }
     let copy = device();
-    copy.restore(config.save().unwrap()).unwrap();
+    copy.restore(as_written(&config.save().unwrap())).unwrap();
     assert_eq!(copy.with(|c| bytes(c, 0, 4096)), config.with(|c| bytes(c, 0, 4096)));
     config.reset();
     assert_eq!(config.with(|c| bytes(c, 0, 4096)), bytes(&fresh, 0, 4096));

@@ -2,6 +2,7 @@ use super::*;
 use crate::{BarKind, Class, Config, ConfigSpace, HostBridge, Identity, Windows};
 use drystone_bus::{Bus, ManualClock};
 use drystone_state::{Component, Persist};
+use drystone_testkit::as_written;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -313,7 +314,7 @@ fn what_was_not_told_yet_survives_saving() {
     let new = machine();
     new.segment.add(Some(slot), device()).unwrap();
     new.segment.add(Some(7), device()).unwrap();
-    new.plug.restore(state.clone()).unwrap();
+    new.plug.restore(as_written(&state)).unwrap();
     assert_eq!((new.plug.save().unwrap(), new.guest.take()), (state, 1));
     assert_eq!(new.plug.next_deadline(), Some(Duration::from_secs(4)));
     assert_eq!(new.dispatch(), (1 << 7, 1 << slot));

@@ -1,6 +1,7 @@
 use super::*;
 use crate::{Class, Config, Identity};
 use drystone_state::Persist;
+use drystone_testkit::as_written;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -202,7 +203,7 @@ fn state_and_pending_vectors_survive_saving() {
     let state = old.save().unwrap();
     assert_eq!(state.msix.as_ref().unwrap().pending, [2]);
     let (new, triggers, sent) = function(3);
-    new.restore(state.clone()).unwrap();
+    new.restore(as_written(&state)).unwrap();
     assert_eq!((new.save().unwrap(), take(&sent)), (state, vec![]));
     set(&new, 2, [0xfee0_0000, 1, 2, 0]);
     assert_eq!(take(&sent), [(2, message(2))]);

@@ -1,6 +1,6 @@
 use super::{DriverRing, Ram};
 use drystone_memory::Mem;
-use drystone_state::{Component, Persist};
+use drystone_state::{Component, Persist, Schema};
 use drystone_virtio::{
     ACKNOWLEDGE, DRIVER, DRIVER_OK, F_VERSION_1, FEATURES_OK, Mmio, MmioState, VirtioCore,
 };
@@ -45,7 +45,7 @@ pub trait Transport {
 /// A transport together with the device behind it, as a machine holds it.
 pub trait Plugged: Transport {
     /// The device's saved state.
-    type State: Clone + PartialEq + Debug;
+    type State: Schema + PartialEq + Debug;
     /// The device with its registers.
     type Device: Component + Persist<State = Self::State>;
 

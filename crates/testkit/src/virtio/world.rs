@@ -165,7 +165,7 @@ impl<P: Plugged> World<P> {
         let still: Vec<u16> = self.rings.iter().map(DriverRing::used_index).collect();
         assert_eq!(used, still, "it served while it was paused");
         let new = build::<P>(self.make, &self.memory, &self.pump, &self.edges, &self.log);
-        new.restore(state.clone()).unwrap();
+        new.restore(crate::as_written(&state)).unwrap();
         assert_eq!(new.save().unwrap(), state, "what was restored is what was saved");
         self.port = P::plug(new);
         self.port.device().resume().unwrap();

@@ -69,7 +69,7 @@ fn a_bank_is_reset_saved_and_restored() {
     bank.reset().unwrap();
     assert_eq!(bank.read(5, 0x31), Some(7));
     assert!(bank.write(0, 0x30, 3));
-    Persist::restore(&bank, saved).unwrap();
+    Persist::restore(&bank, drystone_testkit::as_written(&saved)).unwrap();
     assert_eq!((bank.read(5, 0x31), bank.read(0, 0x30)), (Some(1), Some(7)), "all of it, and nothing else");
     for (vcpu, msr, why) in [(5, 0x32, "vCPU 5: MSR 0x32 is not emulated here"), (1, 0x30, "no vCPU 1")] {
         let state = MsrBankState { values: BTreeMap::from([(vcpu, BTreeMap::from([(msr, 5)]))]) };

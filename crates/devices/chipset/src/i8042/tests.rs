@@ -198,6 +198,14 @@ fn saved_in_the_middle_it_goes_on_elsewhere() {
     typed.ctrl_alt_del().unwrap();
     other.persist().unwrap().restore_blob(&typed.persist().unwrap().save_blob().unwrap()).unwrap();
     assert_eq!((interrupt.take(), drain(&other)), (1, drain(&typed)));
+    // An answer that was not read yet, and a keyboard's command that waits for its parameter.
+    let halves: [fn(&I8042); 2] = [|c| command(c, 0x20), |c| send(c, 0xed)];
+    for half in halves {
+        let (begun, other) = (controller(), controller());
+        half(&begun);
+        other.persist().unwrap().restore_blob(&begun.persist().unwrap().save_blob().unwrap()).unwrap();
+        assert_eq!(other.save().unwrap(), begun.save().unwrap());
+    }
     c.reset().unwrap();
     assert_eq!(c.save().unwrap(), controller().save().unwrap());
 }

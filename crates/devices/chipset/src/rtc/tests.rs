@@ -263,6 +263,8 @@ fn a_restored_clock_shows_the_time_that_it_is_then() {
     set(&old, 0x70, 0x07);
     set(&old, 0x0b, 0x82);
     set(&old, 0x00, 0x01);
+    // The register that stays selected.
+    get(&old, 0x0d);
     let blob = old.persist().unwrap().save_blob().unwrap();
     let (rtc, _) = rtc_at(THEN + Duration::from_secs(10));
     rtc.persist().unwrap().restore_blob(&blob).unwrap();

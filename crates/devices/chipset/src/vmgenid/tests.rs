@@ -84,7 +84,7 @@ fn a_machine_that_only_moved_keeps_it() {
     for (state, told) in [(KNOWS, (0, 0)), (VmGenIdState { untold: true }, (1, 1))] {
         let moved = rig_with(Identity::Kept);
         moved.ram.view().memory().write_obj(u128::from_le_bytes([2; 16]), GuestAddress(AT)).unwrap();
-        moved.device.restore(state.clone()).unwrap();
+        moved.device.restore(drystone_testkit::as_written(&state)).unwrap();
         assert_eq!((moved.in_memory(), moved.device.save().unwrap()), ([2; 16], state));
         moved.device.resume().unwrap();
         assert_eq!(moved.told(), told);

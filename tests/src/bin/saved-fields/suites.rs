@@ -1,0 +1,122 @@
+//! The tests that should notice.
+
+use crate::tree::{SWITCH, Tree};
+use cargo_metadata::Message;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// A test that hangs without a field has noticed as well: after so many seconds.
+const LIMIT: &str = "900";
+
+/// The tests of a package that are looked at. Those of the whole VMM start many machines that have nothing to do with what is saved.
+fn chosen(package: &str) -> &'static [&'static str] {
+    match package {
+        "drystone" => &["--lib", "--test", "golden", "--test", "snapshot"],
+        _ => &["--lib", "--tests"],
+    }
+}
+
+/// A test program.
+struct Program {
+    path: PathBuf,
+    /// The directory of its package, in which it runs.
+    dir: PathBuf,
+    /// How long it takes.
+    takes: Duration,
+}
+
+impl Program {
+    /// Runs it without the field of that number, if any. Says which of its tests fails, if one does.
+    fn failing(&self, missing: Option<usize>) -> Result<Option<String>, Box<dyn Error>> {
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after", "5", LIMIT]).arg(&self.path).arg("--quiet").current_dir(&self.dir);
+        command.env_remove(SWITCH).envs(missing.map(|number| (SWITCH, number.to_string())));
+        let test = command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).output()?;
+        if test.status.success() {
+            return Ok(None);
+        }
+        let said = String::from_utf8_lossy(&test.stdout);
+        let name = said.lines().find_map(|line| line.strip_prefix("---- ")?.strip_suffix(" stdout ----"));
+        match (name, test.status.code()) {
+            (Some(name), _) => Ok(Some(name.to_owned())),
+            (None, Some(124)) => Ok(Some("it hangs".into())),
+            // Where a test's process ends, no test is named.
+            (None, _) if missing.is_some() => Ok(Some(format!("{}", test.status))),
+            _ => {
+                Err(format!("{}: {said}{}", self.path.display(), String::from_utf8_lossy(&test.stderr))
+                    .into())
+            }
+        }
+    }
+}
+
+/// The test programs of packages, with the switches.
+#[derive(Default)]
+pub struct Suites(BTreeMap<String, Vec<Program>>);
+
+impl Suites {
+    /// Builds the tests of `package`, and sees them pass while nothing is missing. Those that take the shortest will be the first.
+    ///
+    /// # Errors
+    /// When they do not build or do not pass.
+    pub fn add(&mut self, tree: &Tree, package: &str) -> Result<(), Box<dyn Error>> {
+        let mut programs = Vec::new();
+        for (path, dir) in build(tree, package)? {
+            let mut program = Program { path, dir, takes: Duration::ZERO };
+            let begun = Instant::now();
+            if let Some(test) = program.failing(None)? {
+                return Err(format!("{package}: {test} fails although nothing is missing").into());
+            }
+            program.takes = begun.elapsed();
+            programs.push(program);
+        }
+        programs.sort_by_key(|program| program.takes);
+        self.0.insert(package.into(), programs);
+        Ok(())
+    }
+
+    /// The first test of `packages` that fails without the field of that number.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn noticing(&self, packages: &[String], missing: usize) -> Result<Option<String>, Box<dyn Error>> {
+        for package in packages {
+            for program in self.0.get(package).into_iter().flatten() {
+                if let Some(test) = program.failing(Some(missing))? {
+                    return Ok(Some(format!("{package} {test}")));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Builds the tests of `package`; gives each program, and the directory that it runs in.
+fn build(tree: &Tree, package: &str) -> Result<Vec<(PathBuf, PathBuf)>, Box<dyn Error>> {
+    let mut command = Command::new("cargo");
+    command.args(["test", "--no-run", "--message-format", "json-render-diagnostics", "--package", package]);
+    command.args(chosen(package)).current_dir(tree.root()).stdout(Stdio::piped());
+    // Switches are not written as the workspace's lints want it, and nobody debugs them.
+    command
+        .env("CARGO_TARGET_DIR", tree.root().with_file_name("build"))
+        .env("RUSTFLAGS", "--cap-lints=allow");
+    let mut cargo = command.env("CARGO_PROFILE_DEV_DEBUG", "0").spawn()?;
+    let mut programs = Vec::new();
+    for message in Message::parse_stream(BufReader::new(cargo.stdout.take().ok_or("no output")?)) {
+        if let Message::CompilerArtifact(artifact) = message?
+            && artifact.profile.test
+            && let Some(program) = artifact.executable
+        {
+            let dir = artifact.manifest_path.parent().ok_or("a package without a directory")?;
+            programs.push((program.into_std_path_buf(), dir.to_path_buf().into_std_path_buf()));
+        }
+    }
+    match cargo.wait()?.success() {
+        true => Ok(programs),
+        false => Err(format!("{package}: its tests do not build with the switches").into()),
+    }
+}
