@@ -259,6 +259,30 @@ fn read_counter(vcpu: &mut dyn Vcpu) -> u64 {
     u64::from_le_bytes(io.written(0x10).try_into().unwrap())
 }
 
+/// Once it has halted it is past the instruction: one that forgot that it waits would go on.
+#[test]
+fn a_halted_vcpu_is_halted_after_a_restore() {
+    let Some(backend) = kvm() else { return };
+    let guest = Guest::machine_code(Asm::new().hlt().mov_edx(0x10).output(1).jmp(0));
+    // Long enough for it to come to the instruction, in most cases: nothing fails where it was not.
+    let run = |vcpu: &mut dyn Vcpu| {
+        let kicker = vcpu.kicker();
+        let kick = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            kicker.kick();
+        });
+        assert_eq!(vcpu.run(&mut IoLog::new()).unwrap(), Exit::Interrupted);
+        kick.join().unwrap();
+    };
+    let mut old = TinyVm::new(&backend, VmConfig::default(), guest.clone());
+    run(old.vcpu());
+    let (vm, vcpu) = (old.vm.save().unwrap(), old.vcpu().save().unwrap());
+    let mut new = TinyVm::new(&backend, VmConfig::default(), guest);
+    new.vm.restore(&vm, Clocks::GoOn).unwrap();
+    new.vcpu().restore(&vcpu).unwrap();
+    run(new.vcpu());
+}
+
 /// A VM's clocks go on over a save and a restore, and all counters agree: what one vCPU reads after another is never less.
 #[test]
 fn time_goes_on_in_a_fresh_vm() {
