@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// A test that hangs without a field has noticed as well: after so many seconds.
-const LIMIT: &str = "900";
+/// A test that hangs without a field has noticed as well: when it has taken so many times as long as with it …
+const PATIENCE: u32 = 20;
+/// … and at least so long.
+const AT_LEAST: Duration = Duration::from_secs(60);
 
 /// The tests of a package that are looked at. Those of the whole VMM start many machines that have nothing to do with what is saved.
 fn chosen(package: &str) -> &'static [&'static str] {
@@ -33,7 +35,8 @@ impl Program {
     /// Runs it without the field of that number, if any. Says which of its tests fails, if one does.
     fn failing(&self, missing: Option<usize>) -> Result<Option<String>, Box<dyn Error>> {
         let mut command = Command::new("timeout");
-        command.args(["--kill-after", "5", LIMIT]).arg(&self.path).arg("--quiet").current_dir(&self.dir);
+        let limit = (self.takes * PATIENCE).max(AT_LEAST).as_secs().to_string();
+        command.args(["--kill-after", "5", &limit]).arg(&self.path).arg("--quiet").current_dir(&self.dir);
         command.env_remove(SWITCH).envs(missing.map(|number| (SWITCH, number.to_string())));
         let test = command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).output()?;
         if test.status.success() {
@@ -66,7 +69,7 @@ impl Suites {
     pub fn add(&mut self, tree: &Tree, package: &str) -> Result<(), Box<dyn Error>> {
         let mut programs = Vec::new();
         for (path, dir) in build(tree, package)? {
-            let mut program = Program { path, dir, takes: Duration::ZERO };
+            let mut program = Program { path, dir, takes: AT_LEAST };
             let begun = Instant::now();
             if let Some(test) = program.failing(None)? {
                 return Err(format!("{package}: {test} fails although nothing is missing").into());
