@@ -1,5 +1,8 @@
 use super::*;
-use crate::{Clocks, Datamatch, Exit, IoAddress, IoHandler, MapOptions, Msr, RunError, Vcpu};
+use crate::{
+    Clocks, Datamatch, DescriptorTable, Exit, IoAddress, IoHandler, MapOptions, Msr, Regs, RunError, Segment,
+    Sregs, Vcpu,
+};
 use drystone_memory::{GuestRam, Layout, RamConfig};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use vmm_sys_util::eventfd::EventFd;
@@ -297,6 +300,70 @@ fn registers_are_stored_saved_and_restored() {
 
     assert!(matches!(b.restore(&saved_vm), Err(Error::Invalid { .. })), "a foreign state");
     assert!(host.create_vm(&VmConfig::bare()).unwrap().restore(&saved_vm, Clocks::GoOn).is_err());
+}
+
+/// Each has a value of its own, and none the one that it has in a new vCPU.
+#[test]
+fn no_register_is_lost_over_a_save() {
+    let segment = |n: u64| Segment {
+        base: n << 16,
+        limit: n as u32,
+        selector: n as u16,
+        kind: n as u8,
+        present: true,
+        dpl: 3,
+        db: true,
+        s: true,
+        l: true,
+        g: true,
+        avl: true,
+        unusable: true,
+    };
+    let regs = Regs {
+        rax: 1,
+        rbx: 2,
+        rcx: 3,
+        rdx: 4,
+        rsi: 5,
+        rdi: 6,
+        rsp: 7,
+        rbp: 8,
+        r8: 9,
+        r9: 10,
+        r10: 11,
+        r11: 12,
+        r12: 13,
+        r13: 14,
+        r14: 15,
+        r15: 16,
+        rip: 17,
+        rflags: 18,
+    };
+    let sregs = Sregs {
+        cs: segment(30),
+        ds: segment(31),
+        es: segment(32),
+        fs: segment(33),
+        gs: segment(34),
+        ss: segment(35),
+        tr: segment(36),
+        ldt: segment(37),
+        gdt: DescriptorTable { base: 40, limit: 41 },
+        idt: DescriptorTable { base: 42, limit: 43 },
+        cr0: 50,
+        cr2: 51,
+        cr3: 52,
+        cr4: 53,
+        cr8: 54,
+        efer: 55,
+        apic_base: 56,
+    };
+    let host = FakeHypervisor::new(|cpu| cpu.halt());
+    let ((_old, mut a), (_new, mut b)) = (vcpu(&host, VmConfig::default()), vcpu(&host, VmConfig::default()));
+    a.set_regs(&regs).unwrap();
+    a.set_sregs(&sregs).unwrap();
+    b.restore(&a.save().unwrap()).unwrap();
+    assert_eq!((b.regs().unwrap(), b.sregs().unwrap()), (regs, sregs));
 }
 
 #[test]
