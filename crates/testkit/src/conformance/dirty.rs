@@ -112,6 +112,11 @@ pub fn copying_what_is_logged_copies_all(backend: &Backend) {
             copy_dirty(&tiny);
             std::thread::yield_now();
         }
+        // What they write after that is for the last log.
+        let copied = rounds(&tiny);
+        while rounds(&tiny) == copied {
+            std::thread::yield_now();
+        }
         stop.store(true, Ordering::SeqCst);
         kickers.iter().for_each(|k| k.kick());
         threads.into_iter().for_each(|t| t.join().unwrap());
