@@ -129,14 +129,18 @@ impl DiskMachine {
     pub fn ask(&mut self, readable: &[u8], len: u32, cut: u32, indirect: bool) -> Option<Asked> {
         let slot = SLOTS + SLOT * u64::from(self.ring.next_avail() % QUEUE_SIZE);
         let (out, into) = (slot, slot + SLOT / 2);
-        self.memory.write_slice(readable, GuestAddress(out)).unwrap();
-        self.memory.write_slice(&vec![UNANSWERED; len as usize + 1], GuestAddress(into)).unwrap();
         let mut bufs = Vec::new();
         for (at, all, flags) in [(out, readable.len() as u32, 0), (into, len + 1, WRITE)] {
             let cut = cut.min(all);
             let pieces = [(at, cut, flags), (at + u64::from(cut), all - cut, flags)];
             bufs.extend(pieces.into_iter().filter(|p| p.1 > 0));
         }
+        // In a full ring the slot is that of a request that waits.
+        if !self.ring.has_room(&bufs, indirect) {
+            return None;
+        }
+        self.memory.write_slice(readable, GuestAddress(out)).unwrap();
+        self.memory.write_slice(&vec![UNANSWERED; len as usize + 1], GuestAddress(into)).unwrap();
         let head = self.ring.add(&bufs, indirect)?;
         Some(Asked { head, into, len })
     }

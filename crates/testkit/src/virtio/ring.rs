@@ -82,6 +82,11 @@ impl DriverRing {
         self.memory.write_slice(&raw.to_le_bytes(), GuestAddress(table + 16 * u64::from(index))).unwrap();
     }
 
+    /// Whether [`add`](Self::add) would find room for these buffers.
+    pub fn has_room(&self, bufs: &[Buf], indirect: bool) -> bool {
+        self.free.len() >= if indirect { 1 } else { bufs.len() }
+    }
+
     /// Makes a chain of up to 8 buffers available, and returns its head; `None` if there is no room for it.
     pub fn add(&mut self, bufs: &[Buf], indirect: bool) -> Option<u16> {
         let count = if indirect { 1 } else { bufs.len() };
