@@ -131,9 +131,9 @@ impl Shared {
         Err(Error::Call { attempt: attempt(), cause })
     }
 
-    /// Makes room in the vCPUs' dirty rings. Answers whether any was needed.
-    pub(crate) fn empty_rings(&self) -> Result<bool, Error> {
-        self.rings.as_ref().map_or(Ok(false), |rings| self.slots.harvest(&self.fd, rings))
+    /// Makes room in the vCPUs' dirty rings. Answers how often that was needed so far.
+    pub(crate) fn empty_rings(&self) -> Result<u64, Error> {
+        self.rings.as_ref().map_or(Ok(0), |rings| self.slots.harvest(&self.fd, rings))
     }
 
     fn needs_lines(&self, attempt: impl FnOnce() -> String) -> Result<(), Error> {

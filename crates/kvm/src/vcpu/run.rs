@@ -27,7 +27,7 @@ impl KvmVcpu {
         let thread = self.own_thread()?;
         let id = self.id;
         let unexpected = |what: &str| RunError::Unexpected { id, what: what.into() };
-        let mut found_full_ring_empty = false;
+        let mut emptied = None;
         loop {
             self.latch.enter(thread);
             let result = self.fd.run();
@@ -49,13 +49,9 @@ impl KvmVcpu {
                 Outcome::Exit(exit) => Ok(exit),
                 Outcome::Again => continue,
                 Outcome::RingFull => match self.vm.empty_rings() {
-                    Ok(true) => {
-                        found_full_ring_empty = false;
-                        continue;
-                    }
-                    // Another thread may have been quicker.
-                    Ok(false) if !std::mem::replace(&mut found_full_ring_empty, true) => continue,
-                    Ok(false) => Err(unexpected("KVM calls a dirty ring full that has nothing in it")),
+                    // This thread has emptied it, or another one that was quicker.
+                    Ok(times) if emptied.replace(times) != Some(times) => continue,
+                    Ok(_) => Err(unexpected("KVM calls a dirty ring full that has nothing in it")),
                     Err(e) => Err(unexpected(&e.to_string())),
                 },
                 // The signal of a kick that an earlier return consumed came late: it must not count twice.

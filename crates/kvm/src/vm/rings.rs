@@ -40,6 +40,8 @@ struct Mapped {
     rings: Vec<Ring>,
     /// Entries were taken that KVM has not been told of.
     taken: bool,
+    /// How often something was taken and KVM was told.
+    emptied: u64,
 }
 
 impl Rings {
@@ -70,10 +72,13 @@ impl Rings {
     }
 
     /// Moves what is in the rings to the bitmaps of `slots`, and makes room in the rings. What is of no slot any more is
-    /// forgotten. Answers whether there was anything.
-    pub(super) fn harvest(&self, fd: &VmFd, slots: &mut BTreeMap<u32, Slot>) -> Result<bool, Error> {
+    /// forgotten. Answers how often there was something so far.
+    ///
+    /// Fails when KVM has written over entries: it asks to be let out of the guest while some entries are left, and then has gone on
+    /// writing for longer than those lasted. Some writes are in no log then.
+    pub(super) fn harvest(&self, fd: &VmFd, slots: &mut BTreeMap<u32, Slot>) -> Result<u64, Error> {
         let mut mapped = lock(&self.mapped);
-        let Mapped { rings, taken } = &mut *mapped;
+        let Mapped { rings, taken, emptied } = &mut *mapped;
         for ring in rings {
             let before = ring.taken;
             while let Some(entry) = ring.take() {
@@ -82,17 +87,22 @@ impl Rings {
                     slot.mark(entry.offset);
                 }
             }
+            let count = ring.taken.wrapping_sub(before);
             // KVM stops a vCPU well before that. One that has used the last entry too may have gone on over the first.
-            if ring.taken.wrapping_sub(before) >= ring.entries {
+            if count >= ring.entries {
                 slots.values_mut().for_each(Slot::mark_all);
             }
+            if count == 0 && ring.is_overrun() {
+                let why = "KVM has written over entries that were not read yet";
+                return Err(invalid("read a ring of written pages", why));
+            }
         }
-        let any = *taken;
-        if any {
+        if *taken {
             reset(fd)?;
             *taken = false;
+            *emptied += 1;
         }
-        Ok(any)
+        Ok(*emptied)
     }
 }
 
@@ -150,12 +160,8 @@ impl Ring {
 
     /// The next entry that KVM has filled.
     fn take(&mut self) -> Option<Entry> {
-        let number = self.taken % self.entries;
-        // SAFETY: the mapping has `entries` entries and lives as long as `self`.
-        let entry = unsafe { self.first.as_ptr().add(number as usize) };
-        // SAFETY: it lies in the mapping, aligned, and is only ever accessed as an atomic, by us and by KVM.
-        let flags =
-            unsafe { AtomicU32::from_ptr(entry.cast::<u8>().add(offset_of!(kvm_dirty_gfn, flags)).cast()) };
+        let entry = self.entry(self.taken);
+        let flags = self.flags(entry);
         // Pairs with KVM's release: what it wrote before is there.
         if flags.load(Ordering::Acquire) & DIRTY == 0 {
             return None;
@@ -166,6 +172,25 @@ impl Ring {
         flags.store(TAKEN, Ordering::Release);
         self.taken = self.taken.wrapping_add(1);
         Some(Entry { slot, offset })
+    }
+
+    /// Whether KVM has filled an entry although it has not filled the next one to take: it fills them one after the other.
+    fn is_overrun(&self) -> bool {
+        let is_filled = |number| self.flags(self.entry(number)).load(Ordering::Acquire) & DIRTY != 0;
+        let behind = (1..self.entries).any(|ahead| is_filled(self.taken.wrapping_add(ahead)));
+        // It may have filled the next one, and then others, meanwhile.
+        behind && !is_filled(self.taken)
+    }
+
+    /// Where entry `number` lies.
+    fn entry(&self, number: u32) -> *mut kvm_dirty_gfn {
+        // SAFETY: the mapping has `entries` entries and lives as long as `self`.
+        unsafe { self.first.as_ptr().add((number % self.entries) as usize) }
+    }
+
+    fn flags(&self, entry: *mut kvm_dirty_gfn) -> &AtomicU32 {
+        // SAFETY: `entry` lies in the mapping, aligned, and its flags are only ever accessed as an atomic, by us and by KVM.
+        unsafe { AtomicU32::from_ptr(entry.cast::<u8>().add(offset_of!(kvm_dirty_gfn, flags)).cast()) }
     }
 }
 

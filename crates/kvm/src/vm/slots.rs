@@ -62,8 +62,8 @@ impl Slots {
         if read { len } else { 0 }
     }
 
-    /// Makes room in the vCPUs' dirty rings. Answers whether any was needed.
-    pub(super) fn harvest(&self, fd: &VmFd, rings: &Rings) -> Result<bool, Error> {
+    /// Makes room in the vCPUs' dirty rings. Answers how often that was needed so far.
+    pub(super) fn harvest(&self, fd: &VmFd, rings: &Rings) -> Result<u64, Error> {
         rings.harvest(fd, &mut lock(&self.used))
     }
 
