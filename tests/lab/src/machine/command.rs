@@ -11,9 +11,10 @@ use crate::tools::Tools;
 pub(crate) const DISK_SIZE: u64 = 4 << 30;
 /// Processors of the machine.
 const PROCESSORS: &str = "2";
-/// The machine's kernel command line.
+/// The machine's kernel command line. A processor that the emulator has lost, which happens, ends the machine: whoever waits for it
+/// hears of that after a minute.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off nokaslr cryptomgr.notests \
-     random.trust_cpu=on audit=0 nowatchdog";
+     random.trust_cpu=on audit=0 nowatchdog rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.panic_on_rcu_stall=1";
 
 /// What differs between the machines of one snapshot.
 pub(crate) struct Wiring<'a> {
