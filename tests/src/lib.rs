@@ -151,8 +151,8 @@ impl Bench {
     ///
     /// An emulated machine that ends by itself, or answers no more, takes the job with it. Its kernel is a stock one, and nothing that runs
     /// in it can make it do that: emulated processors that run at once now and then corrupt a kernel's stack or stop for ever. Guests in it die of triple faults
-    /// now and then, which is most likely the same. So a job that ends so, and does not itself look for triple faults, is run
-    /// again, once, and that is said: a defect of ours that shows twice in a row still fails the test.
+    /// or stand still now and then, which is most likely the same. So a job that ends so, and does not itself look for triple faults, is
+    /// run again, once, and that is said: a defect of ours that shows twice in a row still fails the test.
     ///
     /// # Panics
     /// When the lab cannot run it.
@@ -161,6 +161,14 @@ impl Bench {
         let outcome = match job.run(&self.lab) {
             Err(error @ LabError::Machine { .. }) => {
                 eprintln!("RUN AGAIN, because of the emulator: {error}");
+                again.run(&self.lab)
+            }
+            Ok(outcome) if outcome.code == HUNG || outcome.code == OUT_OF_TIME => {
+                eprintln!(
+                    "RUN AGAIN, because a guest stood still: {}{}",
+                    outcome.text(),
+                    outcome.error_text()
+                );
                 again.run(&self.lab)
             }
             Ok(outcome) if !expected && outcome.error_text().contains(TRIPLE_FAULT) => {
@@ -175,6 +183,10 @@ impl Bench {
     }
 }
 
+/// The exit code of a script that has waited in vain for a guest.
+const HUNG: i32 = 99;
+/// The exit code of a job whose time was up.
+const OUT_OF_TIME: i32 = 124;
 /// What `drystone` says of a guest that died of one.
 const TRIPLE_FAULT: &str = "the guest crashed: triple fault";
 
