@@ -25,7 +25,8 @@ fn run(version: Version, script: &str) -> Outcome {
     let initrd = dir.path().join("smp.cpio");
     let guest = Builder::new().busybox(bench.lab.busybox()).unwrap().init(INIT);
     with_lscpu(guest).write_to(&initrd).unwrap();
-    let outcome = bench.run(bench.job(version, script).file(&initrd, "smp.cpio").time_limit(TIME));
+    let outcome =
+        bench.run(bench.job(version, script).file(&initrd, "smp.cpio").time_limit(TIME).processors(2));
     assert_eq!(outcome.code, 0);
     outcome
 }

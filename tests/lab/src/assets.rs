@@ -9,7 +9,7 @@ use crate::error::{Context, Error};
 use crate::kernel::{KernelImages, Version, extract_vmlinux};
 use crate::progress::Progress;
 use crate::store::{Lock, Store, remove_tree};
-use crate::tools::{Tools, run, variable};
+use crate::tools::{LOADER, Tools, run, variable};
 
 /// What is installed, with everything it depends on.
 const PACKAGES: [&str; 3] = ["qemu-system-x86", "e2fsprogs", "busybox-static"];
@@ -95,9 +95,11 @@ fn kernel(store: &Store, version: Version) -> Result<KernelImages, Error> {
 /// Gives a Debian package, unpacked with everything it depends on; fetched the first time.
 pub(crate) fn package(store: &Store, name: &str, progress: &Progress) -> Result<PathBuf, Error> {
     let root = store.dir(store.path("packages")?)?.join(name);
-    if !root.is_dir() {
+    // One of an earlier Debian has its files elsewhere.
+    let whole = || root.join(LOADER).is_file();
+    if !whole() {
         let _held = Lock::exclusive(&store.path("lock")?, progress, "another process that fetches packages")?;
-        if !root.is_dir() {
+        if !whole() {
             let apt = Apt::new(store)?;
             apt.update(progress)?;
             let files = apt.download_closure(&[name], progress)?;
@@ -139,7 +141,7 @@ fn fetch(store: &Store, progress: &Progress) -> Result<(), Error> {
     Ok(())
 }
 
-/// Fills a directory under a temporary name and gives it its real name when it is whole.
+/// Fills a directory under a temporary name and gives it its real name when it is whole, in the place of an earlier one.
 fn install(store: &Store, name: &str, fill: impl FnOnce(&Path) -> Result<(), Error>) -> Result<(), Error> {
     let target = store.path(name)?;
     let staging = store.path(format!("{name}.new"))?;
@@ -150,6 +152,7 @@ fn install(store: &Store, name: &str, fill: impl FnOnce(&Path) -> Result<(), Err
         let _ = remove_tree(&staging);
     }
     filled?;
+    remove_tree(&target)?;
     fs::rename(&staging, &target).at("rename to", &target)
 }
 
@@ -180,7 +183,10 @@ fn unpack_kernel(dir: &Path, file: &Path, version: &str, progress: &Progress) ->
     fs::create_dir(&tree).at("create the directory", &tree)?;
     unpack(file, &tree)?;
     let image = first(&tree.join("boot"), |name| name.starts_with("vmlinuz"))?;
-    let modules = first(&tree.join("lib/modules"), |_| true)?;
+    // Debian keeps them below /usr since 13.
+    let modules = ["usr/lib/modules", "lib/modules"].map(|dir| tree.join(dir));
+    let modules = modules.iter().find(|dir| dir.is_dir()).unwrap_or(&modules[0]);
+    let modules = first(modules, |_| true)?;
     let elf = extract_vmlinux(&image)?;
     fs::rename(&image, dir.join("bzImage")).at("move", &image)?;
     fs::rename(&modules, dir.join("modules")).at("move", &modules)?;

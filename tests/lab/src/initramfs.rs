@@ -9,13 +9,10 @@ use std::process::Command;
 use crate::cpio::{Kind, Writer};
 use crate::kernel::{KernelError, KernelImages};
 use crate::modules::in_load_order;
+use crate::tools::{LIBRARIES, LOADER};
 
 /// A line of shell for a guest's `/init`: loads, in order, what [`Builder::modules`] put in.
 pub const LOAD_MODULES: &str = "for module in /modules/*.ko; do /bin/busybox insmod \"$module\"; done";
-
-/// Where an unpacked package tree keeps its dynamic loader and libraries.
-const LOADER: &str = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
 
 /// Why an initramfs could not be put together.
 #[non_exhaustive]
@@ -126,10 +123,9 @@ impl Builder {
             path: root.join(program),
             source: error,
         };
-        let dirs = LIBRARIES.map(|dir| root.join(dir).display().to_string()).join(":");
-        let listed =
-            Command::new(&loader).args(["--library-path", &dirs, "--list"]).arg(root.join(program)).output();
-        let listed = listed.map_err(failed)?;
+        let mut list = Command::new(&loader);
+        list.arg("--library-path").arg(root.join(LIBRARIES)).arg("--list").arg(root.join(program));
+        let listed = list.output().map_err(failed)?;
         let (lib, bin) = (format!("{path}.lib"), format!("{path}.bin"));
         let mut builder = self.copy(&bin, &root.join(program))?.copy(&format!("{lib}/ld.so"), &loader)?;
         for library in

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub enum Version {
     /// Linux 6.1, of Debian 12.
     V6_1,
-    /// Linux 6.12, of Debian 13 and of Debian 12's backports.
+    /// Linux 6.12, of Debian 13.
     V6_12,
 }
 

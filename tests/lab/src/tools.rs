@@ -5,8 +5,9 @@ use std::process::Command;
 
 use crate::error::Error;
 
-/// Where an unpacked package tree keeps its dynamic loader and libraries.
-const LIBRARIES: [&str; 2] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"];
+/// The dynamic loader of an unpacked package tree, and the directory of its libraries.
+pub(crate) const LOADER: &str = "usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2";
+pub(crate) const LIBRARIES: &str = "usr/lib/x86_64-linux-gnu";
 
 /// A program, and how it is started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,9 +24,8 @@ impl Program {
         match self {
             Self::Host(path) => Command::new(path),
             Self::Unpacked { root, path } => {
-                let libraries = LIBRARIES.map(|dir| root.join(dir).display().to_string()).join(":");
-                let mut command = Command::new(root.join("lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"));
-                command.arg("--library-path").arg(libraries).arg(root.join(path));
+                let mut command = Command::new(root.join(LOADER));
+                command.arg("--library-path").arg(root.join(LIBRARIES)).arg(root.join(path));
                 command
             }
         }
@@ -81,9 +81,9 @@ impl Tools {
         Self {
             qemu: program("usr/bin/qemu-system-x86_64"),
             firmware: firmware.map(|dir| root.join(dir)).into(),
-            mke2fs: program("sbin/mke2fs"),
-            e2fsck: program("sbin/e2fsck"),
-            busybox: root.join("bin/busybox"),
+            mke2fs: program("usr/sbin/mke2fs"),
+            e2fsck: program("usr/sbin/e2fsck"),
+            busybox: root.join("usr/bin/busybox"),
         }
     }
 

@@ -102,6 +102,7 @@ fn what_cannot_be_a_job_is_refused_before_anything_starts() {
         Job::new("true").contents("../x", ""),
         Job::new("a\0b"),
         Job::new("true").memory(1),
+        Job::new("true").processors(0),
     ] {
         assert!(matches!(job.run(&lab), Err(Error::Job(_))));
     }
@@ -122,7 +123,9 @@ fn the_machine_is_a_fresh_one_with_kvm() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     assert!(now.abs_diff(first[0].parse().unwrap()) < 3600, "the clock is today's: {first:?}");
     assert_ne!(first[1], second[1], "random numbers differ from one job to the next");
-    assert_eq!(first[2], "2");
+    assert_eq!(first[2], "1");
+    let two = Job::shell("grep -c processor /proc/cpuinfo").processors(2).run(&lab).unwrap();
+    assert_eq!(two.text(), "2\n");
 }
 
 #[test]

@@ -12,8 +12,8 @@ use crate::spawn::{Before, spawn};
 use crate::store::Store;
 
 /// The newest suite comes last; it wins, so that QEMU and all that belongs to it are of one kind.
-const SUITES: &str = "bookworm bookworm-updates bookworm-backports";
-const PREFERRED: &str = "bookworm-backports";
+const SUITES: &str = "bookworm bookworm-updates trixie trixie-updates trixie-backports";
+const PREFERRED: &str = "trixie-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// apt with a configuration, lists and a cache of its own below the lab's directory.

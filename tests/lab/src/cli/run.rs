@@ -32,6 +32,9 @@ pub struct Run {
     /// The memory of the emulated machine.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "2G")]
     memory: u64,
+    /// The processors of the emulated machine. Several guests at once fail now and then on more than one.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    processors: u8,
     /// The command and its arguments. A single one is a script for `sh -c`.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -39,7 +42,10 @@ pub struct Run {
 
 impl Run {
     pub fn execute(self) -> anyhow::Result<i32> {
-        let mut job = command(&self.command).memory(self.memory).time_limit(limit(self.limit, self.tty)?);
+        let mut job = command(&self.command)
+            .memory(self.memory)
+            .processors(self.processors)
+            .time_limit(limit(self.limit, self.tty)?);
         for file in &self.files {
             let (path, name) = split(file);
             job = job.file(

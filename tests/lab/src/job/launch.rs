@@ -13,7 +13,7 @@ use crate::executor::{Containment, Link, execute};
 use crate::guest::JOB;
 use crate::image::{checked_name, disk, place};
 use crate::lab::Lab;
-use crate::machine::Snapshot;
+use crate::machine::{Shape, Snapshot};
 use crate::progress::Progress;
 use crate::pump::{Input, Pump};
 use crate::rundir::{JOB_VARIABLE, RunDir, marker, take_slot};
@@ -22,9 +22,9 @@ use crate::wire::{End, Kind, Request};
 
 impl Job {
     pub(super) fn run_emulated(self, lab: &Lab, progress: &Progress) -> Result<Outcome, Error> {
-        let memory = self.memory.next_multiple_of(1 << 20);
+        let shape = Shape { memory: self.memory.next_multiple_of(1 << 20), processors: self.processors };
         let _slot = if self.queued { Some(take_slot(lab.store(), progress)?) } else { None };
-        let snapshot = Snapshot::get(lab.store(), lab.assets(), lab.agent()?, memory, progress)?;
+        let snapshot = Snapshot::get(lab.store(), lab.assets(), lab.agent()?, shape, progress)?;
         let run = RunDir::create(lab.store())?;
         let files = run.path().join("files");
         self.place_files(&files, true)?;

@@ -9,18 +9,23 @@ use crate::tools::Tools;
 
 /// The size of the disk with a job's files, in bytes; a snapshot depends on it, so it is the same for all.
 pub(crate) const DISK_SIZE: u64 = 4 << 30;
-/// Processors of the machine.
-const PROCESSORS: &str = "2";
 /// The machine's kernel command line. A processor that the emulator has lost, which happens, ends the machine: whoever waits for it
 /// hears of that after a minute.
 const KERNEL_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off nokaslr cryptomgr.notests \
      random.trust_cpu=on audit=0 nowatchdog rcupdate.rcu_cpu_stall_timeout=60 sysctl.kernel.panic_on_rcu_stall=1";
 
+/// What a job asks of the machine. Each shape has its own snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Bytes, whole MiB.
+    pub memory: u64,
+    pub processors: u8,
+}
+
 /// What differs between the machines of one snapshot.
 pub(crate) struct Wiring<'a> {
     pub tools: &'a Tools,
-    /// Bytes of memory.
-    pub memory: u64,
+    pub shape: Shape,
     /// The file that is the machine's memory, and whether what the machine writes goes back to it.
     pub ram: &'a Path,
     pub ram_shared: bool,
@@ -44,7 +49,7 @@ pub(crate) fn hardware() -> Vec<&'static str> {
     // Nested paging needs the AMD extensions: QEMU's emulation has those, and not Intel's.
     let machine =
         ["-M", "q35,memory-backend=ram", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,+svm,+npt"];
-    let bare = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-smp", PROCESSORS];
+    let bare = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"];
     let devices = ["-device", "virtio-blk-pci,drive=job", "-device", "virtio-serial-pci"];
     [machine.as_slice(), &bare, &devices].concat()
 }
@@ -62,9 +67,10 @@ pub(crate) fn command(wiring: &Wiring<'_>, start: &Start<'_>) -> Command {
     }
     // Devices are made in the order in which they are named, and the objects they refer to come first.
     let shared = if wiring.ram_shared { "on" } else { "off" };
-    let ram = format!("memory-backend-file,id=ram,size={},share={shared},mem-path=", wiring.memory);
+    let ram = format!("memory-backend-file,id=ram,size={},share={shared},mem-path=", wiring.shape.memory);
     command.arg("-object").arg(with_path(&ram, wiring.ram));
-    command.arg("-m").arg(format!("{}M", wiring.memory >> 20));
+    command.arg("-m").arg(format!("{}M", wiring.shape.memory >> 20));
+    command.arg("-smp").arg(wiring.shape.processors.to_string());
     command
         .arg("-drive")
         .arg(with_path("if=none,id=job,format=raw,cache=unsafe,file.locking=off,file=", wiring.disk));

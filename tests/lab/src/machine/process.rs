@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::command::{Start, Wiring, command};
+use super::command::{Shape, Start, Wiring, command};
 use super::qmp::Qmp;
 use crate::error::{Context, Error};
 use crate::spawn::{Before, spawn};
@@ -40,7 +40,7 @@ impl Machine {
     /// Starts QEMU with its disk, console log and messages in `dir`, and its memory in `ram`.
     pub(crate) fn start(
         tools: &Tools,
-        memory: u64,
+        shape: Shape,
         dir: &Path,
         ram: &Path,
         start: &Start<'_>,
@@ -49,7 +49,7 @@ impl Machine {
         let ((control, their_control), (port, their_port)) = (pair()?, pair()?);
         let wiring = Wiring {
             tools,
-            memory,
+            shape,
             ram,
             ram_shared: matches!(start, Start::Boot { .. }),
             disk: &dir.join("disk"),

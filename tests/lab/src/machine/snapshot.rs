@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::boot_image::{build, runtime_files};
-use super::command::{DISK_SIZE, Start, hardware, kernel_command_line};
+use super::command::{DISK_SIZE, Shape, Start, hardware, kernel_command_line};
 use super::process::Machine;
 use crate::assets::Assets;
 use crate::error::{Context, Error};
@@ -18,8 +18,8 @@ use crate::progress::Progress;
 use crate::store::{Lock, Store, remove_tree};
 use crate::wire::Kind;
 
-/// How many snapshots are kept: other builds of the lab and other memory sizes alternate.
-const KEPT: usize = 3;
+/// How many snapshots are kept: other builds of the lab and machines of other shapes alternate.
+const KEPT: usize = 4;
 /// How long a machine may take to boot; it takes about 4 s on an idle host.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
@@ -27,7 +27,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(180);
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     dir: PathBuf,
-    memory: u64,
+    shape: Shape,
     _lock: Lock,
 }
 
@@ -44,7 +44,7 @@ impl Snapshot {
 
     /// Resumes the machine, with its other files in `dir`.
     pub(crate) fn resume(&self, assets: &Assets, dir: &Path) -> Result<Machine, Error> {
-        let mut machine = Machine::start(&assets.tools, self.memory, dir, &self.ram(), &Start::Resume)?;
+        let mut machine = Machine::start(&assets.tools, self.shape, dir, &self.ram(), &Start::Resume)?;
         machine.resume(&self.state())?;
         Ok(machine)
     }
@@ -54,27 +54,27 @@ impl Snapshot {
         store: &Store,
         assets: &Assets,
         agent: &Path,
-        memory: u64,
+        shape: Shape,
         progress: &Progress,
     ) -> Result<Self, Error> {
-        let quick = quick_key(assets, agent, memory)?;
+        let quick = quick_key(assets, agent, shape)?;
         let known = store.path(format!("snapshots/{quick}.key"))?;
         if let Ok(key) = fs::read_to_string(&known)
-            && let Some(snapshot) = Self::open(store, &key, memory, progress)?
+            && let Some(snapshot) = Self::open(store, &key, shape, progress)?
         {
             return Ok(snapshot);
         }
         let image = build(agent, &assets.tools.busybox, assets.kernel(Version::V6_12))?;
-        let key = key(assets, &image, memory)?;
-        let snapshot = match Self::open(store, &key, memory, progress)? {
+        let key = key(assets, &image, shape)?;
+        let snapshot = match Self::open(store, &key, shape, progress)? {
             Some(snapshot) => snapshot,
-            None => Self::make(store, assets, &image, &key, memory, progress)?,
+            None => Self::make(store, assets, &image, &key, shape, progress)?,
         };
         fs::write(&known, &key).at("write", &known)?;
         Ok(snapshot)
     }
 
-    fn open(store: &Store, key: &str, memory: u64, progress: &Progress) -> Result<Option<Self>, Error> {
+    fn open(store: &Store, key: &str, shape: Shape, progress: &Progress) -> Result<Option<Self>, Error> {
         let dir = store.path(format!("snapshots/{key}"))?;
         if !dir.is_dir() {
             return Ok(None);
@@ -86,7 +86,7 @@ impl Snapshot {
         }
         // The lock file's time tells which snapshot was used last.
         let _ = fs::write(lock_path(store, key)?, "used");
-        Ok(Some(Self { dir, memory, _lock: lock }))
+        Ok(Some(Self { dir, shape, _lock: lock }))
     }
 
     fn make(
@@ -94,7 +94,7 @@ impl Snapshot {
         assets: &Assets,
         image: &[u8],
         key: &str,
-        memory: u64,
+        shape: Shape,
         progress: &Progress,
     ) -> Result<Self, Error> {
         let lock_path = lock_path(store, key)?;
@@ -106,7 +106,7 @@ impl Snapshot {
             let staging = store.path(format!("snapshots/{key}.new"))?;
             remove_tree(&staging)?;
             fs::create_dir(&staging).at("create the directory", &staging)?;
-            if let Err(error) = boot_and_save(assets, image, memory, &staging) {
+            if let Err(error) = boot_and_save(assets, image, shape, &staging) {
                 let _ = remove_tree(&staging);
                 return Err(error);
             }
@@ -116,7 +116,7 @@ impl Snapshot {
         }
         lock.downgrade(&lock_path)?;
         let _ = fs::write(&lock_path, "used");
-        Ok(Self { dir, memory, _lock: lock })
+        Ok(Self { dir, shape, _lock: lock })
     }
 }
 
@@ -124,13 +124,13 @@ fn lock_path(store: &Store, key: &str) -> Result<PathBuf, Error> {
     store.path(format!("snapshots/{key}.lock"))
 }
 
-fn boot_and_save(assets: &Assets, image: &[u8], memory: u64, dir: &Path) -> Result<(), Error> {
+fn boot_and_save(assets: &Assets, image: &[u8], shape: Shape, dir: &Path) -> Result<(), Error> {
     let (initramfs, disk) = (dir.join("initramfs"), dir.join("disk"));
     fs::write(&initramfs, image).at("write", &initramfs)?;
     fs::File::create(&disk).and_then(|file| file.set_len(DISK_SIZE)).at("create", &disk)?;
     let kernel = &assets.kernel(Version::V6_12).vmlinux;
     let start = Start::Boot { kernel, initramfs: &initramfs };
-    let mut machine = Machine::start(&assets.tools, memory, dir, &dir.join("ram"), &start)?;
+    let mut machine = Machine::start(&assets.tools, shape, dir, &dir.join("ram"), &start)?;
     await_ready(&mut machine)?;
     // What the kernel puts off until it has a quiet moment is then done once and not in every job.
     std::thread::sleep(Duration::from_millis(300));
@@ -163,10 +163,10 @@ fn await_ready(machine: &mut Machine) -> Result<(), Error> {
 }
 
 /// A hash over all that a snapshot depends on.
-fn key(assets: &Assets, image: &[u8], memory: u64) -> Result<String, Error> {
+fn key(assets: &Assets, image: &[u8], shape: Shape) -> Result<String, Error> {
     let mut hash = Sha256::new();
     hash.update(image);
-    for part in parts(assets, memory)? {
+    for part in parts(assets, shape)? {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
@@ -174,7 +174,7 @@ fn key(assets: &Assets, image: &[u8], memory: u64) -> Result<String, Error> {
 }
 
 /// A hash over the identity of the same things: equal ones need not be read.
-fn quick_key(assets: &Assets, agent: &Path, memory: u64) -> Result<String, Error> {
+fn quick_key(assets: &Assets, agent: &Path, shape: Shape) -> Result<String, Error> {
     let mut hash = Sha256::new();
     let mut files = runtime_files(agent)?;
     files.push(agent.into());
@@ -183,19 +183,19 @@ fn quick_key(assets: &Assets, agent: &Path, memory: u64) -> Result<String, Error
     for file in &files {
         hash.update(identity(file)?.as_bytes());
     }
-    for part in parts(assets, memory)? {
+    for part in parts(assets, shape)? {
         hash.update(part.as_bytes());
         hash.update([0]);
     }
     Ok(hex(&hash.finalize()))
 }
 
-fn parts(assets: &Assets, memory: u64) -> Result<Vec<String>, Error> {
+fn parts(assets: &Assets, shape: Shape) -> Result<Vec<String>, Error> {
     let kernel = assets.kernel(Version::V6_12);
     let mut parts =
         vec![identity(&assets.tools.qemu.file())?, identity(&kernel.vmlinux)?, kernel.release.clone()];
     parts.extend(hardware().into_iter().map(String::from));
-    parts.extend([kernel_command_line().to_string(), memory.to_string(), DISK_SIZE.to_string()]);
+    parts.extend([kernel_command_line().to_string(), format!("{shape:?}"), DISK_SIZE.to_string()]);
     parts.extend(host());
     Ok(parts)
 }

@@ -48,5 +48,8 @@ fn the_source_list_keeps_the_signature_requirement() {
     assert!(text.contains("Signed-By: /k.gpg\n"), "{text}");
     let sources = super::super::parse_deb822(&text);
     assert_eq!(sources.len(), 1);
-    assert_eq!(sources[0].suites, ["bookworm", "bookworm-updates", "bookworm-backports"]);
+    assert_eq!(
+        sources[0].suites,
+        ["bookworm", "bookworm-updates", "trixie", "trixie-updates", "trixie-backports"]
+    );
 }

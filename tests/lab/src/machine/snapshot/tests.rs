@@ -19,20 +19,25 @@ fn assets(dir: &Path) -> Assets {
     Assets { tools, kernels: [kernel.clone(), kernel] }
 }
 
+fn shape(gib: u64) -> Shape {
+    Shape { memory: gib << 30, processors: 1 }
+}
+
 #[test]
 fn the_key_depends_on_every_input() {
     let dir = tempfile::tempdir().unwrap();
     let mut assets = assets(dir.path());
-    let mut keys = vec![key(&assets, b"image", 1 << 30).unwrap()];
-    assert_eq!(keys[0], key(&assets, b"image", 1 << 30).unwrap());
-    keys.push(key(&assets, b"imagf", 1 << 30).unwrap());
-    keys.push(key(&assets, b"image", 2 << 30).unwrap());
+    let mut keys = vec![key(&assets, b"image", shape(1)).unwrap()];
+    assert_eq!(keys[0], key(&assets, b"image", shape(1)).unwrap());
+    keys.push(key(&assets, b"imagf", shape(1)).unwrap());
+    keys.push(key(&assets, b"image", shape(2)).unwrap());
+    keys.push(key(&assets, b"image", Shape { processors: 2, ..shape(1) }).unwrap());
     fs::write(&assets.kernels[1].vmlinux, "other").unwrap();
-    keys.push(key(&assets, b"image", 1 << 30).unwrap());
+    keys.push(key(&assets, b"image", shape(1)).unwrap());
     fs::write(assets.tools.qemu.file(), "newer").unwrap();
-    keys.push(key(&assets, b"image", 1 << 30).unwrap());
+    keys.push(key(&assets, b"image", shape(1)).unwrap());
     assets.kernels[1].release = "2".into();
-    keys.push(key(&assets, b"image", 1 << 30).unwrap());
+    keys.push(key(&assets, b"image", shape(1)).unwrap());
     let mut distinct = keys.clone();
     distinct.sort();
     distinct.dedup();
@@ -45,18 +50,18 @@ fn the_quick_key_sees_a_replaced_agent() {
     let assets = assets(dir.path());
     let agent = dir.path().join("agent");
     fs::copy(std::env::current_exe().unwrap(), &agent).unwrap();
-    let before = quick_key(&assets, &agent, 1).unwrap();
-    assert_eq!(before, quick_key(&assets, &agent, 1).unwrap());
+    let before = quick_key(&assets, &agent, shape(1)).unwrap();
+    assert_eq!(before, quick_key(&assets, &agent, shape(1)).unwrap());
     fs::remove_file(&agent).unwrap();
     fs::copy(std::env::current_exe().unwrap(), &agent).unwrap();
-    assert_ne!(before, quick_key(&assets, &agent, 1).unwrap());
+    assert_ne!(before, quick_key(&assets, &agent, shape(1)).unwrap());
 }
 
 #[test]
 fn old_snapshots_go_but_not_those_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::at(dir.path());
-    for (age, name) in ["a", "b", "c", "d"].iter().enumerate() {
+    for (age, name) in ["a", "b", "c", "d", "e"].iter().enumerate() {
         fs::create_dir_all(store.path(format!("snapshots/{name}")).unwrap()).unwrap();
         fs::write(store.path(format!("snapshots/{name}.key")).unwrap(), name).unwrap();
         let lock = fs::File::create(lock_path(&store, name).unwrap()).unwrap();
@@ -65,7 +70,7 @@ fn old_snapshots_go_but_not_those_in_use() {
     let in_use = Lock::shared(&lock_path(&store, "a").unwrap(), &Progress::silent(), "").unwrap();
     remove_old(&store, "new");
     let left = |name: &str| dir.path().join("snapshots").join(name).exists();
-    assert!(left("a") && !left("b") && left("c") && left("d"));
+    assert!(left("a") && !left("b") && left("c") && left("d") && left("e"));
     assert!(left("a.key") && !left("b.key"));
     drop(in_use);
     // A process that another test is about to start has the lock, too, until it executes its program.
