@@ -267,6 +267,20 @@ pub fn interrupts() -> Guest {
     Guest { interrupts: Some(Interrupts { handlers }), ..guest }
 }
 
+/// Lets interrupts in without a word to their controllers, and writes to [`READY_PORT`] twice; what it gets as number 4, which is input 4
+/// of a first PIC that nobody has set up, it writes to [`INTERRUPT_PORT`].
+pub fn lets_interrupts_in() -> Guest {
+    let code = Asm::new().sti().out_imm(READY_PORT as u8, 0).out_imm(READY_PORT as u8, 1).hlt();
+    let handlers = vec![(4, code.here())];
+    let code = code.push_rax().out_imm(INTERRUPT_PORT as u8, 4).pop_rax().iretq();
+    let guest = Guest::new(code, |cpu| {
+        cpu.out8(READY_PORT, 0);
+        cpu.out8(READY_PORT, 1);
+        cpu.halt();
+    });
+    Guest { interrupts: Some(Interrupts { handlers }), ..guest }
+}
+
 /// Waits until the byte at [`DATA`] is not 0, outputs it to port 0x10 and halts.
 pub fn waits_for_data() -> Guest {
     let code = Asm::new().mov_rdi(DATA);

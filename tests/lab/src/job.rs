@@ -188,6 +188,11 @@ impl Job {
         self
     }
 
+    /// The emulated machine's processors, as [`processors`](Self::processors) set them.
+    pub fn emulated_processors(&self) -> u8 {
+        self.processors
+    }
+
     /// Gives the command these bytes as standard input; it is empty otherwise.
     pub fn stdin_bytes(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Stdin::Bytes(bytes.into());

@@ -2,7 +2,10 @@ use super::{Shared, TSC_DEADLINE, msr_filter, rings::Rings, routes::Routes, slot
 use crate::error::{call, invalid};
 use drystone_hypervisor::{Error, InterruptControllers, VmConfig};
 use drystone_memory::Layout;
-use kvm_bindings::{KVM_CAP_HALT_POLL, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap, kvm_pit_config};
+use kvm_bindings::{
+    KVM_CAP_HALT_POLL, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_SPEAKER_DUMMY, kvm_enable_cap,
+    kvm_irqchip, kvm_pit_config,
+};
 use kvm_ioctls::{Cap, VmFd};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -97,6 +100,7 @@ fn create_interrupt_controllers(fd: &VmFd, config: &VmConfig) -> Result<(), Erro
     let what = "interrupt controllers (KVM_CAP_IRQCHIP, KVM_CAP_IRQFD)";
     require(fd, &[Cap::Irqchip, Cap::Irqfd], what)?;
     fd.create_irq_chip().map_err(call(|| "create the interrupt controllers"))?;
+    [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE].iter().try_for_each(|&pic| mask_pic(fd, pic))?;
     if !config.pit {
         return Ok(());
     }
@@ -104,4 +108,15 @@ fn create_interrupt_controllers(fd: &VmFd, config: &VmConfig) -> Result<(), Erro
     // The dummy answers port 0x61 inside KVM: Linux polls it to calibrate its clocks.
     let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
     fd.create_pit2(pit).map_err(call(|| "create the timer"))
+}
+
+/// Masks all inputs of a PIC, as firmware leaves it. KVM's begins unmasked, with vectors from 0 on, and the first local APIC passes
+/// on what it says: a line that is raised before the guest has set it up would be an exception out of nothing. A guest that uses
+/// it initialises it (ICW1 to ICW4), and that unmasks it (Intel 8259A data sheet).
+fn mask_pic(fd: &VmFd, chip_id: u32) -> Result<(), Error> {
+    let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+    fd.get_irqchip(&mut chip).map_err(call(|| format!("read interrupt controller {chip_id}")))?;
+    // SAFETY: KVM filled in this member for these controllers, and any bits are valid in it.
+    unsafe { &mut chip.chip.pic }.imr = 0xff;
+    fd.set_irqchip(&chip).map_err(call(|| format!("mask interrupt controller {chip_id}")))
 }
