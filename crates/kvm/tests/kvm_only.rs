@@ -418,8 +418,11 @@ fn memory_does_not_cover_what_kvm_needs() {
     assert!(matches!(refused, Err(Error::Invalid { why, .. }) if why.contains("KVM itself")));
 }
 
+/// What is said when KVM has lost what it wrote to a ring.
+const OVERRUN: &str = "KVM has written over entries";
+
 /// Software KVM may interpret so much at a time that it writes more pages than a ring has entries. The guest ends with an
-/// error then, rather than spin, and what was lost counts as written.
+/// error then, rather than spin; what was lost counts as written, or the log cannot be read, and that is said.
 #[test]
 fn a_ring_that_overflows_hides_nothing() {
     let Some(backend) = kvm() else { return };
@@ -439,12 +442,17 @@ fn a_ring_that_overflows_hides_nothing() {
         Ok(exit) => assert_eq!(exit, Exit::Halted),
         Err(e) => {
             let said = e.to_string();
-            let ways = ["a dirty ring full that has nothing in it", "KVM has written over entries"];
-            assert!(ways.iter().any(|way| said.contains(way)), "{said}");
+            assert!(
+                said.contains("a dirty ring full that has nothing in it") || said.contains(OVERRUN),
+                "{said}"
+            );
         }
     }
     let left = tiny.vcpu().regs().unwrap().rcx as usize;
-    let log = tiny.vm.dirty_log(guest::DEVICE).unwrap();
+    let log = match tiny.vm.dirty_log(guest::DEVICE) {
+        Err(e) if e.to_string().contains(OVERRUN) => return,
+        log => log.unwrap(),
+    };
     let written = (0..pages as usize - left).filter(|page| log[page / 64] >> (page % 64) & 1 == 0);
     assert_eq!(written.collect::<Vec<_>>(), [0_usize; 0], "written pages that are not in the log");
 }

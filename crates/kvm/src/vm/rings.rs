@@ -75,7 +75,7 @@ impl Rings {
     /// forgotten. Answers how often there was something so far.
     ///
     /// Fails when KVM has written over entries: it asks to be let out of the guest while some entries are left, and then has gone on
-    /// writing for longer than those lasted. All pages count as written then.
+    /// writing for longer than those lasted. Some writes are in no log then, and no log can be read any more.
     pub(super) fn harvest(&self, fd: &VmFd, slots: &mut BTreeMap<u32, Slot>) -> Result<u64, Error> {
         let mut mapped = lock(&self.mapped);
         let Mapped { rings, taken, emptied } = &mut *mapped;
@@ -93,7 +93,6 @@ impl Rings {
                 slots.values_mut().for_each(Slot::mark_all);
             }
             if count == 0 && ring.is_overrun() {
-                slots.values_mut().for_each(Slot::mark_all);
                 let why = "KVM has written over entries that were not read yet";
                 return Err(invalid("read a ring of written pages", why));
             }
