@@ -87,7 +87,7 @@ impl Snapshot {
 }
 
 /// Opens a regular file: a pipe that nobody writes to would hold up whoever opens it for ever.
-fn open(path: &Path) -> std::io::Result<File> {
+pub(crate) fn open(path: &Path) -> std::io::Result<File> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }

@@ -250,6 +250,14 @@ fn memory_that_a_killed_attempt_left_elsewhere_goes() {
     let error =
         write(&place.path().join("snap"), &content, &Options::default(), &Progress::new()).unwrap_err();
     assert!(error.to_string().contains("web.1.memory: cannot clear away an attempt"), "{error}");
+    // Nobody writes to this pipe.
+    let note = partial.join("memory.elsewhere");
+    let _ = fs::remove_dir_all(&partial);
+    fs::create_dir(&partial).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&note).status().unwrap().success());
+    let error =
+        write(&place.path().join("snap"), &content, &Options::default(), &Progress::new()).unwrap_err();
+    assert!(error.to_string().ends_with("memory.elsewhere: cannot read it: not a regular file"), "{error}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 use crate::WriteError;
+use crate::open::open;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,8 @@ const MEMORY: &str = "memory";
 /// Says in the directory of a snapshot that is being made where its memory is made, if that is elsewhere. Should whoever makes it be killed,
 /// the next one finds the file by it.
 const NOTE: &str = "memory.elsewhere";
+/// The longest path that a note can hold, in bytes (`PATH_MAX`).
+const MAX_NOTE: u64 = 4096;
 /// How the names of such files end.
 const ENDING: &str = "memory";
 
@@ -84,8 +87,10 @@ impl Drop for MemoryFile {
 
 /// Removes the memory that an attempt, which was killed in `partial`, left elsewhere.
 pub(crate) fn clear(partial: &Path) -> Result<(), WriteError> {
-    let note = match fs::read(partial.join(NOTE)) {
-        Ok(note) => PathBuf::from(OsStr::from_bytes(&note)),
+    let mut note = Vec::new();
+    let read = open(&partial.join(NOTE)).and_then(|file| file.take(MAX_NOTE).read_to_end(&mut note));
+    let note = match read {
+        Ok(_) => PathBuf::from(OsStr::from_bytes(&note)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(e) => return Err(WriteError::io(&partial.join(NOTE), "read it")(e)),
     };
