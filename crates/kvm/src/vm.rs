@@ -1,5 +1,7 @@
 mod create;
 mod events;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod msr_filter;
 mod rings;
 mod routes;

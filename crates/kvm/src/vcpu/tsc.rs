@@ -5,6 +5,7 @@
 //! value is kept instead, and KVM makes counters that are set within a second of each other agree.
 
 use super::{KvmVcpu, msrs};
+use crate::clock::Passage;
 use crate::error::{call, invalid};
 use drystone_hypervisor::{Error, Msr};
 use kvm_bindings::{KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr};
@@ -23,12 +24,13 @@ const GET_DEVICE_ATTR: libc::c_ulong = 0x4018_aee2;
 const HAS_DEVICE_ATTR: libc::c_ulong = 0x4018_aee3;
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Default))]
 #[serde(deny_unknown_fields)]
 pub(super) struct SavedTsc {
     /// Ticks a millisecond; `None` if the host does not say (no KVM_CAP_GET_TSC_KHZ).
-    khz: Option<u32>,
+    pub(super) khz: Option<u32>,
     /// What is added to the host's counter; `None` if the host does not say, or the counter is scaled.
-    offset: Option<u64>,
+    pub(super) offset: Option<u64>,
 }
 
 /// One of KVM's three calls on the attribute; `value` is where it reads or writes 8 bytes, if it does.
@@ -51,15 +53,20 @@ pub(super) fn has_offset(vcpu: &KvmVcpu) -> bool {
     offset_call(vcpu, HAS_DEVICE_ATTR, &mut 0).is_ok()
 }
 
-fn khz(vcpu: &KvmVcpu) -> Option<u32> {
+pub(super) fn khz(vcpu: &KvmVcpu) -> Option<u32> {
     if vcpu.vm.fd.check_extension(Cap::GetTscKhz) { vcpu.fd.get_tsc_khz().ok() } else { None }
 }
 
-fn read_offset(vcpu: &KvmVcpu) -> Result<u64, Error> {
+pub(super) fn read_offset(vcpu: &KvmVcpu) -> Result<u64, Error> {
     let mut offset = 0;
     let failed = |cause| Error::Call { attempt: vcpu.attempt("read the TSC offset"), cause };
     offset_call(vcpu, GET_DEVICE_ATTR, &mut offset).map_err(failed)?;
     Ok(offset)
+}
+
+pub(super) fn set_offset(vcpu: &KvmVcpu, mut offset: u64) -> Result<(), Error> {
+    let failed = |cause| Error::Call { attempt: vcpu.attempt("set the TSC offset"), cause };
+    offset_call(vcpu, SET_DEVICE_ATTR, &mut offset).map_err(failed)
 }
 
 pub(super) fn save(vcpu: &KvmVcpu) -> Result<SavedTsc, Error> {
@@ -87,19 +94,37 @@ pub(super) fn restore_rate(vcpu: &mut KvmVcpu, saved: &SavedTsc) -> Result<(), E
     Ok(())
 }
 
+/// How a counter is made to go on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum GoOn {
+    /// With this offset to the host's.
+    Offset(u64),
+    /// From this value.
+    Value(u64),
+    /// As it is.
+    AsItIs,
+}
+
+impl SavedTsc {
+    /// After `passage`, if that is known, on a vCPU that `takes_offsets` or not. `value` is what the counter showed when it was saved.
+    pub(super) fn go_on(&self, passage: Option<Passage>, takes_offsets: bool, value: Option<u64>) -> GoOn {
+        let khz = self.khz.unwrap_or(0);
+        match (self.offset, passage, value) {
+            (Some(offset), Some(passage), _) if takes_offsets => {
+                GoOn::Offset(passage.tsc_offset(offset, khz))
+            }
+            (_, passage, Some(value)) => GoOn::Value(value.wrapping_add(passage.map_or(0, |p| p.ticks(khz)))),
+            _ => GoOn::AsItIs,
+        }
+    }
+}
+
 /// After all other registers: some of them change the counter. `value` is what it showed when it was saved.
 pub(super) fn restore(vcpu: &KvmVcpu, saved: &SavedTsc, value: Option<u64>) -> Result<(), Error> {
     let passage = *crate::vm::lock(&vcpu.vm.passage);
-    let khz = saved.khz.unwrap_or(0);
-    if let (Some(offset), Some(passage)) = (saved.offset, passage)
-        && has_offset(vcpu)
-        && !vcpu.tsc_is_scaled
-    {
-        let mut offset = passage.tsc_offset(offset, khz);
-        let failed = |cause| Error::Call { attempt: vcpu.attempt("set the TSC offset"), cause };
-        return offset_call(vcpu, SET_DEVICE_ATTR, &mut offset).map_err(failed);
+    match saved.go_on(passage, has_offset(vcpu) && !vcpu.tsc_is_scaled, value) {
+        GoOn::Offset(offset) => set_offset(vcpu, offset),
+        GoOn::Value(value) => msrs::restore(vcpu, &[Msr { index: TSC, value }]),
+        GoOn::AsItIs => Ok(()),
     }
-    let Some(value) = value else { return Ok(()) };
-    let value = value.wrapping_add(passage.map_or(0, |p| p.ticks(khz)));
-    msrs::restore(vcpu, &[Msr { index: TSC, value }])
 }

@@ -85,3 +85,6 @@ pub(super) fn restore(vm: &Shared, blob: &Blob, clocks: Clocks) -> Result<(), Er
     *lock(&vm.passage) = Some(passage);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+use super::*;
+use crate::Kvm;
+use crate::clock::{Moment, Passage};
+use crate::vcpu::tsc::GoOn;
+use crate::vm::fixture;
+use drystone_hypervisor::{Hypervisor, Vcpu, VmConfig};
+
+/// A vCPU of a fresh VM of this host, if that has KVM.
+fn vcpu() -> Option<KvmVcpu> {
+    let mut vcpu = KvmVcpu::new(0, fixture::vm(&VmConfig::default())?).unwrap();
+    vcpu.set_cpuid(&Kvm::open().unwrap().supported_cpuid().unwrap()).unwrap();
+    Some(vcpu)
+}
+
+fn decoded(vcpu: &KvmVcpu) -> KvmVcpuState {
+    save(vcpu).unwrap().decode().unwrap()
+}
+
+#[test]
+fn what_a_host_lacks_is_named() {
+    let all = missing_parts(|_| false, false);
+    assert_eq!(all.len(), 7);
+    let one = missing_parts(|cap| cap != KVM_CAP_XCRS, true);
+    assert_eq!(one.len(), 2, "nested virtualisation is never saved");
+    assert!(one[0].contains("KVM_CAP_XCRS") && one[1].contains("KVM_CAP_NESTED_STATE"));
+}
+
+/// Which vector registers the guest uses is its own decision: at power-on XCR0 has but the bit of the x87 unit.
+#[test]
+fn xcr0_survives_the_way_into_a_fresh_vm() {
+    const X87_SSE: u64 = 3;
+    let (Some(old), Some(mut new)) = (vcpu(), vcpu()) else { return };
+    if !old.vm.fd.check_extension(Cap::Xcrs) {
+        return eprintln!("NOT RUN: XCR0: this KVM has no KVM_CAP_XCRS");
+    }
+    let mut xcrs = old.fd.get_xcrs().unwrap();
+    assert_eq!((xcrs.nr_xcrs, xcrs.xcrs[0].xcr, xcrs.xcrs[0].value), (1, 0, 1));
+    xcrs.xcrs[0].value = X87_SSE;
+    old.fd.set_xcrs(&xcrs).unwrap();
+    restore(&mut new, &save(&old).unwrap()).unwrap();
+    assert_eq!(new.fd.get_xcrs().unwrap().xcrs[0].value, X87_SSE);
+}
+
+/// A rate that is not the host's is set, or the state is refused: a guest never gets a counter that is silently too fast.
+#[test]
+fn the_rate_of_the_counter_is_kept() {
+    let (Some(old), Some(mut new)) = (vcpu(), vcpu()) else { return };
+    let Some(own) = tsc::khz(&old) else {
+        return eprintln!("NOT RUN: the counter's rate: this KVM has no KVM_CAP_GET_TSC_KHZ");
+    };
+    let mut state = decoded(&old);
+    assert_eq!(state.tsc.khz, Some(own));
+    let twice = own * 2;
+    state.tsc.khz = Some(twice);
+    match restore(&mut new, &Blob::encode(&state).unwrap()) {
+        Ok(()) => assert_eq!(tsc::khz(&new), Some(twice)),
+        Err(e) => {
+            assert!(!new.vm.fd.check_extension(Cap::TscControl), "{e}");
+            let said = e.to_string();
+            assert!(said.contains(&format!("{twice} kHz")) && said.contains("KVM_CAP_TSC_CONTROL"), "{said}");
+        }
+    }
+}
+
+/// Within one boot of the host, by what it keeps.
+#[test]
+fn the_offset_of_the_counter_is_kept() {
+    let (Some(old), Some(mut new)) = (vcpu(), vcpu()) else { return };
+    let offset = 1_u64.wrapping_neg() << 40;
+    if !tsc::has_offset(&old)
+        || tsc::set_offset(&old, offset).is_err()
+        || tsc::read_offset(&old).unwrap() != offset
+    {
+        return eprintln!("NOT RUN: the counter's offset: this KVM does not keep one");
+    }
+    let now = Moment::now();
+    *lock(&new.vm.passage) = Some(Passage { from: now, to: now, same_boot: true });
+    restore(&mut new, &save(&old).unwrap()).unwrap();
+    assert_eq!(tsc::read_offset(&new).unwrap(), offset);
+}
+
+/// On every host, by what a state says when it is read: which offset, or which value, is to be set.
+#[test]
+fn a_counter_goes_on_by_its_offset_or_by_its_value() {
+    const KHZ: u32 = 1_000_000;
+    let (offset, value) = (500, 9_000);
+    let saved = |offset| {
+        let tsc = SavedTsc { khz: Some(KHZ), offset };
+        let state: KvmVcpuState =
+            Blob::encode(&KvmVcpuState { tsc, ..KvmVcpuState::default() }).unwrap().decode().unwrap();
+        state.tsc
+    };
+    // In nanoseconds, each of which is a tick.
+    let (from, to) = (Moment { realtime: 0, host_tsc: 100 }, Moment { realtime: 70, host_tsc: 20 });
+    let passage = |same_boot| Some(Passage { from, to, same_boot });
+    let exact = saved(Some(offset));
+    assert_eq!(exact.go_on(passage(true), true, Some(value)), GoOn::Offset(offset));
+    // It showed 600, and goes on from 670.
+    assert_eq!(exact.go_on(passage(false), true, Some(value)), GoOn::Offset(650));
+    for (tsc, takes_offsets) in [(exact, false), (saved(None), true)] {
+        assert_eq!(tsc.go_on(passage(true), takes_offsets, Some(value)), GoOn::Value(value + 70));
+        assert_eq!(tsc.go_on(None, takes_offsets, Some(value)), GoOn::Value(value));
+        assert_eq!(tsc.go_on(passage(true), takes_offsets, None), GoOn::AsItIs);
+    }
+}
