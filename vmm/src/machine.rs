@@ -284,6 +284,9 @@ impl Machine {
             _wires: wires,
             _mapped: mapped,
         };
+        if matches!(origin, Origin::Restore { .. }) {
+            machine.tell_unsaved();
+        }
         Ok((machine, console))
     }
 

@@ -6,15 +6,18 @@
 //! the golden may be made anew: `UPDATE_GOLDENS=1 cargo test -p drystone --test golden`.)
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
+#[path = "common/served.rs"]
+mod served;
+
 use drystone::config::{Config, DiskConfig, Transport};
 use drystone::events::Journal;
-use drystone::log::Log;
 use drystone::machine::Machine;
-use drystone::monitor::{Handle, Request, mailbox};
-use drystone::snapshot::{Identity, Restore, RestoreConfig, RestoreOptions, SnapshotRequest, Then};
+use drystone::monitor::{Handle, Request};
+use drystone::snapshot::{Identity, Restore, RestoreConfig, RestoreOptions};
 use drystone_hypervisor::fake::{FakeHypervisor, GuestCpu};
-use drystone_lifecycle::{Cause, State, Verb};
+use drystone_lifecycle::{State, Verb};
 use drystone_snapshot::Snapshot;
+use served::{save, serving};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -73,33 +76,6 @@ fn hypervisor(marked: &Arc<AtomicBool>) -> FakeHypervisor {
             cpu.out8(0x80, 0);
         }
     })
-}
-
-/// Ends a machine also when a test fails over it.
-struct End(Handle);
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.end(Cause::Operator);
-    }
-}
-
-/// Serves a machine on a thread of its own while `f` asks for things.
-fn serving(make: impl FnOnce(&Handle, &Journal) -> Machine, f: impl FnOnce(&Handle)) {
-    let (handle, mailbox) = mailbox();
-    let machine = make(&handle, &Journal::new(Log::none()));
-    std::thread::scope(|scope| {
-        let monitor = mailbox.begin(machine).unwrap();
-        let served = scope.spawn(move || monitor.serve());
-        let end = End(handle);
-        f(&end.0);
-        drop(end);
-        served.join().unwrap().unwrap();
-    });
-}
-
-fn save(handle: &Handle, dir: &Path) {
-    let request = SnapshotRequest { dir: dir.into(), memory_dir: None, then: Then::GoOn };
-    handle.request(Request::Snapshot(request)).unwrap();
 }
 
 /// Writes a new golden.

@@ -69,6 +69,7 @@ pub struct FakeHypervisor {
     factory: Factory,
     steps: u64,
     cpuid: Cpuid,
+    unsaved: Vec<String>,
     recorder: Recorder,
 }
 
@@ -88,6 +89,7 @@ impl FakeHypervisor {
             factory: Arc::new(factory),
             steps: DEFAULT_STEPS,
             cpuid: default_cpuid(),
+            unsaved: Vec::new(),
             recorder: Recorder::default(),
         }
     }
@@ -111,6 +113,12 @@ impl FakeHypervisor {
     #[must_use]
     pub fn with_cpuid(self, cpuid: Cpuid) -> Self {
         Self { cpuid, ..self }
+    }
+
+    /// Names what it cannot save of its vCPUs; it can save everything unless this is called.
+    #[must_use]
+    pub fn with_unsaved<'a>(self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self { unsaved: names.into_iter().map(str::to_owned).collect(), ..self }
     }
 
     /// What the guests of all its VMs did.

@@ -136,8 +136,8 @@ pub trait Vcpu: Send {
     /// # Errors
     /// [`Error`] when a part cannot be read.
     fn save(&self) -> Result<Blob, Error>;
-    /// What this host cannot save of the vCPU, by the names that its documentation uses: for a report. A state lists it
-    /// too.
+    /// What the state lacks that it last gave to a save or took over at a restore, because the host on which that was saved could not
+    /// give it; by the names that the host's documentation uses, for a report. Nothing before the first of either.
     fn unsaved(&self) -> Vec<String>;
     /// Takes over a state that [`save`](Self::save) gave, on this vCPU (a reset to its state at creation) or on a
     /// fresh one of a VM with the same configuration. The VM's own state is restored first, and then the state of all of

@@ -16,6 +16,7 @@ use drystone_state::Blob;
 use kick::{Latch, RunPage};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, kvm_mp_state};
 use kvm_ioctls::{Cap, VcpuFd};
+use state::Missing;
 use std::sync::{Arc, Mutex};
 use std::thread::ThreadId;
 
@@ -32,6 +33,8 @@ pub(crate) struct KvmVcpu {
     tsc_is_scaled: bool,
     /// The MSRs that could be read when it was last saved; the others are not asked for again.
     readable_msrs: Mutex<Option<Vec<u32>>>,
+    /// What the state lacks that was last saved or restored.
+    missing: Mutex<Missing>,
     /// Last: KVM's VM goes after its vCPUs.
     vm: Arc<Shared>,
 }
@@ -50,7 +53,6 @@ impl KvmVcpu {
             .map_err(|cause| Error::Call { attempt: format!("map the run area of vCPU {id}"), cause })?;
         let page = Arc::new(page);
         let latch = Arc::new(Latch::new(page.clone()));
-        let readable_msrs = Mutex::default();
         Ok(Self {
             id,
             fd,
@@ -59,7 +61,8 @@ impl KvmVcpu {
             thread: None,
             stale_signal: false,
             tsc_is_scaled: false,
-            readable_msrs,
+            readable_msrs: Mutex::default(),
+            missing: Mutex::default(),
             vm,
         })
     }
@@ -164,7 +167,7 @@ impl Vcpu for KvmVcpu {
     }
 
     fn unsaved(&self) -> Vec<String> {
-        state::missing(self)
+        lock(&self.missing).names()
     }
 
     fn restore(&mut self, state: &Blob) -> Result<(), Error> {

@@ -338,8 +338,6 @@ fn time_goes_on_in_a_fresh_vm() {
             vcpu.restore(state).unwrap();
         }
     }
-    let missing = tiny.vcpu().unsaved();
-    assert!(missing.iter().any(|part| part.contains("KVM_CAP_NESTED_STATE")), "{missing:?}");
 }
 
 /// How long the guest's counter went on over a restore that came a while after the save: in any case more than it did while the guest

@@ -6,6 +6,7 @@ use crate::{BusIo, EventSink, ExitCounts, MsrHandler, VcpuError, VcpuEvent};
 use drystone_bus::Bus;
 use drystone_hypervisor::{Error, Kicker, Vcpu};
 use drystone_state::{Blob, Component, ComponentError, PersistDyn};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -199,6 +200,19 @@ impl VcpuSet {
         }
         let mut vcpu = lock(&slot.vcpu);
         Ok(f(vcpu.as_mut()))
+    }
+
+    /// What the vCPUs' state lacks that was last saved or restored, each once, as [`Vcpu::unsaved`] names it. The set must be paused or
+    /// stopped.
+    ///
+    /// # Errors
+    /// [`VcpuError::NotPaused`], [`VcpuError::OwnThread`].
+    pub fn unsaved(&self) -> Result<Vec<String>, VcpuError> {
+        let mut names = BTreeSet::new();
+        for id in self.ids() {
+            names.extend(self.with_vcpu(id, |vcpu| vcpu.unsaved())?);
+        }
+        Ok(names.into_iter().collect())
     }
 
     /// Whether `event` is from after the last reset. Whoever takes events from a queue drops those that are not:

@@ -62,24 +62,77 @@ fn cpus_are_a_number_or_a_table() {
     assert_eq!(Config::from_toml(&table.to_toml()), Ok(table));
 }
 
-#[test]
-fn a_full_file_is_read_and_written_back() {
-    let config = Config {
+/// Every field is there, and none is what it is unless given.
+fn full() -> Config {
+    let cpu = Config::from_toml("[cpu.msrs]\n\"0x1a2\" = \"deny\"").unwrap().cpu;
+    Config {
         id: Some("web".into()),
         kernel: Some("/boot/vmlinuz".into()),
         boot_protocol: BootProtocol::Pvh,
         initrd: Some("/boot/initrd".into()),
         cmdline: "quiet \"x=y\"".into(),
         cpus: 4.into(),
+        cpu: CpuConfig {
+            model: ModelChoice::Named("x86-64-v2".into()),
+            physical_bits: Some(40),
+            halt_poll_us: Some(50),
+            affinity: "0=0".parse().unwrap(),
+            features: "aes=require,-avx2".parse().unwrap(),
+            msrs: cpu.msrs,
+        },
+        memory: MemoryConfig {
+            size: ByteSize(64 << 20),
+            backing: MemoryBacking::Memfd,
+            huge_pages: HugePages::Never,
+        },
+        pci: PciConfig { config_ports: false },
+        transport: Transport::Mmio,
         console: ConsoleConfig::File("/tmp/out".into()),
+        disk: vec![DiskConfig {
+            path: "/var/disk".into(),
+            id: Some("root".into()),
+            readonly: true,
+            serial: Some("S1".into()),
+            transport: Some(Transport::Pci),
+            queues: Some(2),
+            on_io_error: drystone_block::OnIoError::Pause,
+            bandwidth: Some(ByteSize(1 << 20)),
+            bandwidth_burst: Some(ByteSize(2 << 20)),
+            operations: Some(100),
+            operations_burst: Some(200),
+        }],
+        rng: false,
         on_reset: Policy::Stop,
+        on_triple_fault: Policy::Reset,
+        on_panic: PanicPolicy::Pause,
+        shutdown_signal: ShutdownSignal::CtrlAltDel,
         log_level: Level::Debug,
         log_file: Some("/tmp/log".into()),
-        ..Config::default()
-    };
-    assert_eq!(Config::from_toml(&config.to_toml()), Ok(config));
-    let default = Config::default();
-    assert_eq!(Config::from_toml(&default.to_toml()), Ok(default));
+    }
+}
+
+/// In a file, and in a snapshot's manifest.
+#[test]
+fn a_full_configuration_is_read_as_it_is_written() {
+    for config in [full(), Config::default()] {
+        assert_eq!(Config::from_toml(&config.to_toml()).as_ref(), Ok(&config));
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(serde_json::from_value::<Config>(json).unwrap(), config);
+    }
+    // A field that is as it is unless given would be missed by nobody.
+    let (full, default) = (full(), Config::default());
+    let whole = [
+        (serde_json::to_value(&full).unwrap(), serde_json::to_value(&default).unwrap()),
+        (serde_json::to_value(&full.cpu).unwrap(), serde_json::to_value(&default.cpu).unwrap()),
+        (serde_json::to_value(full.memory).unwrap(), serde_json::to_value(default.memory).unwrap()),
+        (serde_json::to_value(full.pci).unwrap(), serde_json::to_value(default.pci).unwrap()),
+        (serde_json::to_value(&full.disk[0]).unwrap(), serde_json::to_value(DiskConfig::default()).unwrap()),
+    ];
+    for (full, default) in whole {
+        for (field, value) in full.as_object().unwrap() {
+            assert_ne!(default.get(field), Some(value), "{field}");
+        }
+    }
 }
 
 #[test]

@@ -57,6 +57,8 @@ words! {
         Nmi = "nmi",
         /// It was written down.
         Snapshot = "snapshot",
+        /// The host on which it was written down could not give all of its state.
+        SnapshotLacks = "snapshot_lacks",
         /// The guest was asked to shut down, and is forced if it does not in time.
         GracefulStop = "graceful_stop",
         /// It did not in time.

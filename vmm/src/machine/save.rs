@@ -5,6 +5,7 @@ use super::payload::Payload;
 use super::slots::SavedSlots;
 use super::{Machine, MachineError};
 use crate::config::{Config, DiskConfig};
+use crate::events::EventKind;
 use crate::snapshot::{RestoreOptions, SnapshotError, SnapshotRequest};
 use drystone_lifecycle::{Orchestrator, SavedPart};
 use drystone_memory::{GuestRam, Layout};
@@ -96,6 +97,15 @@ impl Machine {
             Begin::Boot => self.orchestrator.boot(),
             Begin::Resume => self.orchestrator.resume(),
             Begin::Wait => Ok(()),
+        }
+    }
+
+    /// Tells what the state lacks that was just saved or restored. The machine is paused.
+    pub(crate) fn tell_unsaved(&self) {
+        match self.vcpus.unsaved() {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => self.journal.note(EventKind::SnapshotLacks, Some(names.join(", "))),
+            Err(e) => self.journal.note(EventKind::Error, Some(e.to_string())),
         }
     }
 

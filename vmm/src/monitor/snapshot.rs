@@ -41,5 +41,6 @@ impl Monitor {
             begun.elapsed().as_millis()
         );
         self.machine.journal().note(EventKind::Snapshot, Some(what));
+        self.machine.tell_unsaved();
     }
 }

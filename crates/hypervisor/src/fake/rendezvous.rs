@@ -73,6 +73,8 @@ pub(super) struct State {
     pub(super) sregs: Sregs,
     pub(super) cpuid: Cpuid,
     pub(super) msrs: BTreeMap<u32, u64>,
+    /// What the state lacks that was last saved or restored.
+    pub(super) unsaved: Vec<String>,
 }
 
 impl State {

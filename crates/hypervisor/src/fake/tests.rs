@@ -267,6 +267,19 @@ fn ram_is_read_written_logged_and_protected() {
 }
 
 #[test]
+fn what_a_host_cannot_save_is_named_where_it_is_restored() {
+    let program = |cpu: &mut GuestCpu| cpu.halt();
+    let (_vm, a) = vcpu(&FakeHypervisor::new(program).with_unsaved(["a bit"]), VmConfig::bare());
+    assert!(a.unsaved().is_empty(), "nothing was saved yet");
+    let saved = a.save().unwrap();
+    let (_vm, mut b) = vcpu(&FakeHypervisor::new(program), VmConfig::bare());
+    b.restore(&saved).unwrap();
+    assert_eq!((a.unsaved(), b.unsaved()), (vec!["a bit".to_owned()], vec!["a bit".to_owned()]));
+    b.save().unwrap();
+    assert!(b.unsaved().is_empty(), "this host can");
+}
+
+#[test]
 fn registers_are_stored_saved_and_restored() {
     let host = FakeHypervisor::new(|cpu| {
         loop {

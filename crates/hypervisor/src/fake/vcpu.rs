@@ -42,6 +42,9 @@ struct FakeVcpuState {
     regs: Regs,
     sregs: Sregs,
     msrs: Vec<Msr>,
+    /// What the host could not save.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    unsaved: Vec<String>,
 }
 
 impl Schema for FakeVcpuState {
@@ -73,6 +76,7 @@ impl FakeVcpu {
             sregs: reset_sregs(id),
             cpuid: Cpuid::default(),
             msrs: MSRS.iter().map(|&i| (i, 0)).collect(),
+            unsaved: Vec::new(),
         };
         let meet = Arc::new(Rendezvous { state: Mutex::new(state), changed: Condvar::new() });
         Self { id, host: host.clone(), vm, meet, thread: None }
@@ -265,13 +269,15 @@ impl Vcpu for FakeVcpu {
     }
 
     fn save(&self) -> Result<Blob, Error> {
-        let state = self.meet.lock();
-        let saved = FakeVcpuState { regs: state.regs, sregs: state.sregs, msrs: state.msr_list() };
+        let mut state = self.meet.lock();
+        state.unsaved.clone_from(&self.host.unsaved);
+        let (msrs, unsaved) = (state.msr_list(), state.unsaved.clone());
+        let saved = FakeVcpuState { regs: state.regs, sregs: state.sregs, msrs, unsaved };
         Blob::encode(&saved).map_err(|e| self.invalid("save", e.to_string()))
     }
 
     fn unsaved(&self) -> Vec<String> {
-        Vec::new()
+        self.meet.lock().unsaved.clone()
     }
 
     fn restore(&mut self, blob: &Blob) -> Result<(), Error> {
@@ -291,6 +297,7 @@ impl Vcpu for FakeVcpu {
         state.regs = saved.regs;
         state.sregs = saved.sregs;
         state.msrs = msrs;
+        state.unsaved = saved.unsaved;
         Ok(())
     }
 }

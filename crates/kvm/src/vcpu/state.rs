@@ -2,12 +2,11 @@ use super::tsc::{self, SavedTsc};
 use super::{KvmVcpu, msrs, xsave};
 use crate::error::{call, invalid};
 use crate::vm::{TSC_DEADLINE, lock};
-use drystone_hypervisor::{Error, Msr};
+use drystone_hypervisor::{Cpuid, Error, Msr, Vcpu};
 use drystone_state::{Blob, Schema};
 use kvm_bindings::{
-    KVM_CAP_DEBUGREGS, KVM_CAP_GET_TSC_KHZ, KVM_CAP_NESTED_STATE, KVM_CAP_VCPU_EVENTS, KVM_CAP_XCRS,
-    KVM_CAP_XSAVE2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events,
-    kvm_xcrs,
+    KVM_CAP_DEBUGREGS, KVM_CAP_GET_TSC_KHZ, KVM_CAP_VCPU_EVENTS, KVM_CAP_XCRS, KVM_CAP_XSAVE2, kvm_debugregs,
+    kvm_lapic_state, kvm_mp_state, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::Cap;
 use serde::{Deserialize, Serialize};
@@ -33,11 +32,30 @@ struct KvmVcpuState {
 }
 
 /// Names what a saved state lacks, so that nothing is left out in silence.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Missing {
+pub(super) struct Missing {
     msrs: Vec<u32>,
     parts: Vec<String>,
+}
+
+impl Missing {
+    /// More MSRs than any KVM lists, more parts than a state has, and longer names than they have, are of no save.
+    const MAX_MSRS: usize = 4096;
+    const MAX_PARTS: usize = 32;
+    const MAX_NAME: usize = 128;
+
+    /// For people.
+    pub(super) fn names(&self) -> Vec<String> {
+        let msrs = self.msrs.iter().map(|index| format!("MSR {index:#x}"));
+        self.parts.iter().cloned().chain(msrs).collect()
+    }
+
+    fn is_sensible(&self) -> bool {
+        self.msrs.len() <= Self::MAX_MSRS
+            && self.parts.len() <= Self::MAX_PARTS
+            && self.parts.iter().all(|name| name.len() <= Self::MAX_NAME)
+    }
 }
 
 impl Schema for KvmVcpuState {
@@ -61,7 +79,8 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<Blob, Error> {
     let events = has(Cap::VcpuEvents).then(|| fd.get_vcpu_events().map_err(failed("pending events")));
     let msrs = read_msrs(vcpu)?;
     let unread = vm.msr_list.iter().filter(|index| !msrs.iter().any(|m| m.index == **index));
-    let missing = Missing { msrs: unread.copied().collect(), parts: missing(vcpu) };
+    let missing = Missing { msrs: unread.copied().collect(), parts: missing_parts(vcpu)? };
+    lock(&vcpu.missing).clone_from(&missing);
     let state = KvmVcpuState {
         mp_state,
         regs,
@@ -78,32 +97,35 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<Blob, Error> {
     Blob::encode(&state).map_err(|e| invalid(format!("save vCPU {}", vcpu.id), e.to_string()))
 }
 
-/// What the host cannot save of a vCPU.
-pub(super) fn missing(vcpu: &KvmVcpu) -> Vec<String> {
-    missing_parts(|cap| vcpu.vm.fd.check_extension_raw(cap.into()) > 0, tsc::has_offset(vcpu))
+/// What cannot be saved of a vCPU on this host.
+fn missing_parts(vcpu: &KvmVcpu) -> Result<Vec<String>, Error> {
+    let has = |cap: u32| vcpu.vm.fd.check_extension_raw(cap.into()) > 0;
+    Ok(lacking(has, tsc::has_offset(vcpu), can_nest(&vcpu.cpuid()?)))
+}
+
+/// Whether a guest that sees `cpuid` has VMX or SVM (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
+fn can_nest(cpuid: &Cpuid) -> bool {
+    const VMX: u32 = 1 << 5;
+    const SVM: u32 = 1 << 2;
+    let has = |leaf, bit| cpuid.get(leaf, 0).is_some_and(|entry| entry.ecx & bit != 0);
+    has(1, VMX) || has(0x8000_0001, SVM)
 }
 
 /// What a KVM with the capabilities of `has` cannot save of a vCPU, by the names in its document.
-fn missing_parts(has: impl Fn(u32) -> bool, has_tsc_offset: bool) -> Vec<String> {
+fn lacking(has: impl Fn(u32) -> bool, has_tsc_offset: bool, can_nest: bool) -> Vec<String> {
     let parts = [
         (KVM_CAP_XSAVE2, "vector registers beyond 4 KiB (KVM_CAP_XSAVE2)"),
         (KVM_CAP_XCRS, "XCR0 (KVM_CAP_XCRS)"),
         (KVM_CAP_DEBUGREGS, "debug registers (KVM_CAP_DEBUGREGS)"),
         (KVM_CAP_VCPU_EVENTS, "exceptions and interrupts on their way in (KVM_CAP_VCPU_EVENTS)"),
         (KVM_CAP_GET_TSC_KHZ, "the rate of the time stamp counter (KVM_CAP_GET_TSC_KHZ)"),
-        (KVM_CAP_NESTED_STATE, "nested virtualisation (KVM_CAP_NESTED_STATE)"),
     ];
-    let mut missing: Vec<String> = Vec::new();
-    for (cap, name) in parts {
-        // This crate never saves nested state, also where the host could.
-        if !has(cap) || cap == KVM_CAP_NESTED_STATE {
-            missing.push(name.into());
-        }
-    }
-    if !has_tsc_offset {
-        missing.push("the exact offset of the time stamp counter (KVM_VCPU_TSC_OFFSET)".into());
-    }
-    missing
+    let absent = parts.into_iter().filter(|(cap, _)| !has(*cap)).map(|(_, name)| name);
+    // This crate never saves nested state, also where the host could.
+    let nested = can_nest.then_some("nested virtualisation (KVM_CAP_NESTED_STATE)");
+    let offset = "the exact offset of the time stamp counter (KVM_VCPU_TSC_OFFSET)";
+    let offset = (!has_tsc_offset).then_some(offset);
+    absent.chain(nested).chain(offset).map(str::to_owned).collect()
 }
 
 /// All of the host's list but those that this vCPU turned out not to have.
@@ -157,6 +179,7 @@ pub(super) fn restore(vcpu: &mut KvmVcpu, blob: &Blob) -> Result<(), Error> {
         fd.set_vcpu_events(events).map_err(failed("pending events"))?;
     }
     vcpu.sync_cr8(state.sregs.cr8);
+    *lock(&vcpu.missing) = state.missing;
     Ok(())
 }
 
@@ -165,6 +188,9 @@ fn check(state: &KvmVcpuState, vm: &kvm_ioctls::VmFd) -> Result<(), String> {
     let mut seen = std::collections::BTreeSet::new();
     if let Some(twice) = state.msrs.iter().find(|m| !seen.insert(m.index)) {
         return Err(format!("it has MSR {:#x} twice", twice.index));
+    }
+    if !state.missing.is_sensible() {
+        return Err("it lacks more than there is".into());
     }
     let parts = [
         (state.xcrs.is_some(), Cap::Xcrs, "XCR0 (KVM_CAP_XCRS)"),

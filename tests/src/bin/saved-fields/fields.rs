@@ -6,8 +6,8 @@ use std::fmt;
 use std::path::PathBuf;
 use syn::{Fields, File, GenericArgument, Item, PathArguments, Type};
 
-/// Saved, and of no `Schema`: what the container of a snapshot writes.
-const MORE_ROOTS: &[&str] = &["Manifest", "MemoryMap"];
+/// Saved, and of no `Schema`: what the container of a snapshot writes, and the machine's configuration in it.
+const MORE_ROOTS: &[&str] = &["Manifest", "MemoryMap", "Config"];
 /// Types of others that have a default; of arrays, those of the standard library up to 32.
 const DEFAULTS: &[&str] = &[
     "bool",

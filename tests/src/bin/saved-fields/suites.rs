@@ -4,9 +4,10 @@ use crate::tree::{SWITCH, Tree};
 use cargo_metadata::Message;
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::fmt;
 use std::io::BufReader;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// A test that hangs without a field has noticed as well: when it has taken so many times as long as with it …
@@ -17,8 +18,28 @@ const AT_LEAST: Duration = Duration::from_secs(60);
 /// The tests of a package that are looked at. Those of the whole VMM start many machines that have nothing to do with what is saved.
 fn chosen(package: &str) -> &'static [&'static str] {
     match package {
-        "drystone" => &["--lib", "--test", "golden", "--test", "snapshot"],
+        "drystone" => &["--lib", "--test", "golden", "--test", "snapshot", "--test", "plug"],
         _ => &["--lib", "--tests"],
+    }
+}
+
+/// How a test program fails.
+enum Failure {
+    /// In the test of that name.
+    Test(String),
+    /// It takes longer than there is patience.
+    Hangs,
+    /// Its process ends.
+    Ends(ExitStatus),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Test(name) => f.write_str(name),
+            Self::Hangs => f.write_str("it hangs"),
+            Self::Ends(status) => status.fmt(f),
+        }
     }
 }
 
@@ -32,28 +53,42 @@ struct Program {
 }
 
 impl Program {
-    /// Runs it without the field of that number, if any. Says which of its tests fails, if one does.
-    fn failing(&self, missing: Option<usize>) -> Result<Option<String>, Box<dyn Error>> {
+    /// Runs it without the field of that number, if any; all of its tests or one. Says which fail.
+    fn failing(&self, missing: Option<usize>, only: Option<&str>) -> Result<Vec<Failure>, Box<dyn Error>> {
         let mut command = Command::new("timeout");
         let limit = (self.takes * PATIENCE).max(AT_LEAST).as_secs().to_string();
         command.args(["--kill-after", "5", &limit]).arg(&self.path).arg("--quiet").current_dir(&self.dir);
+        command.args(only.map(|test| ["--exact", test]).into_iter().flatten());
         command.env_remove(SWITCH).envs(missing.map(|number| (SWITCH, number.to_string())));
         let test = command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).output()?;
         if test.status.success() {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         let said = String::from_utf8_lossy(&test.stdout);
-        let name = said.lines().find_map(|line| line.strip_prefix("---- ")?.strip_suffix(" stdout ----"));
-        match (name, test.status.code()) {
-            (Some(name), _) => Ok(Some(name.to_owned())),
-            (None, Some(124)) => Ok(Some("it hangs".into())),
+        let name = |line: &str| Some(line.strip_prefix("---- ")?.strip_suffix(" stdout ----")?.to_owned());
+        let tests: Vec<_> = said.lines().filter_map(name).map(Failure::Test).collect();
+        match (tests.is_empty(), test.status.code()) {
+            (false, _) => Ok(tests),
+            (true, Some(124)) => Ok(vec![Failure::Hangs]),
             // Where a test's process ends, no test is named.
-            (None, _) if missing.is_some() => Ok(Some(format!("{}", test.status))),
+            (true, _) if missing.is_some() => Ok(vec![Failure::Ends(test.status)]),
             _ => {
                 Err(format!("{}: {said}{}", self.path.display(), String::from_utf8_lossy(&test.stderr))
                     .into())
             }
         }
+    }
+
+    /// What fails without the field of that number, and not by chance: a test fails so once more by itself, and passes with the field.
+    fn noticing(&self, missing: usize) -> Result<Option<Failure>, Box<dyn Error>> {
+        for failure in self.failing(Some(missing), None)? {
+            let Failure::Test(test) = &failure else { return Ok(Some(failure)) };
+            let again = !self.failing(Some(missing), Some(test))?.is_empty();
+            if again && self.failing(None, Some(test))?.is_empty() {
+                return Ok(Some(failure));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -71,7 +106,7 @@ impl Suites {
         for (path, dir) in build(tree, package)? {
             let mut program = Program { path, dir, takes: AT_LEAST };
             let begun = Instant::now();
-            if let Some(test) = program.failing(None)? {
+            if let Some(test) = program.failing(None, None)?.first() {
                 return Err(format!("{package}: {test} fails although nothing is missing").into());
             }
             program.takes = begun.elapsed();
@@ -89,7 +124,7 @@ impl Suites {
     pub fn noticing(&self, packages: &[String], missing: usize) -> Result<Option<String>, Box<dyn Error>> {
         for package in packages {
             for program in self.0.get(package).into_iter().flatten() {
-                if let Some(test) = program.failing(Some(missing))? {
+                if let Some(test) = program.noticing(missing)? {
                     return Ok(Some(format!("{package} {test}")));
                 }
             }

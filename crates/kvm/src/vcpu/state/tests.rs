@@ -3,7 +3,7 @@ use crate::Kvm;
 use crate::clock::{Moment, Passage};
 use crate::vcpu::tsc::GoOn;
 use crate::vm::fixture;
-use drystone_hypervisor::{Hypervisor, Vcpu, VmConfig};
+use drystone_hypervisor::{CpuidEntry, Hypervisor, VmConfig};
 
 /// A vCPU of a fresh VM of this host, if that has KVM.
 fn vcpu() -> Option<KvmVcpu> {
@@ -18,11 +18,40 @@ fn decoded(vcpu: &KvmVcpu) -> KvmVcpuState {
 
 #[test]
 fn what_a_host_lacks_is_named() {
-    let all = missing_parts(|_| false, false);
-    assert_eq!(all.len(), 7);
-    let one = missing_parts(|cap| cap != KVM_CAP_XCRS, true);
-    assert_eq!(one.len(), 2, "nested virtualisation is never saved");
-    assert!(one[0].contains("KVM_CAP_XCRS") && one[1].contains("KVM_CAP_NESTED_STATE"));
+    assert_eq!(lacking(|_| false, false, true).len(), 7);
+    let two = lacking(|cap| cap != KVM_CAP_XCRS, true, true);
+    assert_eq!(two.len(), 2, "nested virtualisation is never saved");
+    assert!(two[0].contains("KVM_CAP_XCRS") && two[1].contains("KVM_CAP_NESTED_STATE"));
+    assert!(lacking(|_| true, true, false).is_empty(), "a guest that cannot nest has none");
+}
+
+/// Whoever restores a state learns what its host could not give; a save is what this host gives.
+#[test]
+fn what_a_state_lacks_is_told_where_it_is_restored() {
+    let (Some(old), Some(mut new)) = (vcpu(), vcpu()) else { return };
+    assert!(new.unsaved().is_empty());
+    let mut state = decoded(&old);
+    assert_eq!(old.unsaved(), state.missing.names());
+    state.missing = Missing { msrs: vec![0x174], parts: vec!["debug registers".into()] };
+    restore(&mut new, &Blob::encode(&state).unwrap()).unwrap();
+    assert_eq!(new.unsaved(), ["debug registers", "MSR 0x174"]);
+    save(&new).unwrap();
+    assert_eq!(new.unsaved(), old.unsaved());
+    let long = Missing { parts: vec!["x".repeat(Missing::MAX_NAME + 1)], ..Missing::default() };
+    let parts = Missing { parts: vec![String::new(); Missing::MAX_PARTS + 1], ..Missing::default() };
+    let msrs = Missing { msrs: vec![0; Missing::MAX_MSRS + 1], ..Missing::default() };
+    for missing in [long, parts, msrs] {
+        state.missing = missing;
+        let refused = restore(&mut new, &Blob::encode(&state).unwrap()).unwrap_err().to_string();
+        assert!(refused.contains("lacks more than there is"), "{refused}");
+    }
+}
+
+#[test]
+fn a_guest_can_nest_with_vmx_or_svm() {
+    let entry = |leaf, ecx| Cpuid(vec![CpuidEntry { leaf, ecx, ..CpuidEntry::default() }]);
+    assert!(can_nest(&entry(1, 1 << 5)) && can_nest(&entry(0x8000_0001, 1 << 2)));
+    assert!(!can_nest(&entry(1, !(1 << 5))) && !can_nest(&entry(0x8000_0001, !(1 << 2))));
 }
 
 /// Which vector registers the guest uses is its own decision: at power-on XCR0 has but the bit of the x87 unit.

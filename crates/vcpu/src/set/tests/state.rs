@@ -51,6 +51,23 @@ fn restored(rig: &Rig, program: impl Fn(&mut GuestCpu) + Send + Sync + 'static) 
     fresh
 }
 
+/// Whoever holds a set knows what the host could not give that saved its state.
+#[test]
+fn what_a_saved_set_lacks_is_named_once() {
+    let host = FakeHypervisor::new(count_for_ever).with_unsaved(["one thing", "another"]);
+    let (old, _events) = set(vcpus(&host, 2, &VmConfig::bare()), Arc::default(), Arc::default());
+    old.resume().unwrap();
+    assert!(matches!(old.unsaved(), Err(VcpuError::NotPaused(_))));
+    old.pause().unwrap();
+    let blob = old.persist().unwrap().save_blob().unwrap();
+    let fresh = Rig::new(2, count_for_ever);
+    assert!(fresh.set.unsaved().unwrap().is_empty());
+    fresh.set.persist().unwrap().restore_blob(&blob).unwrap();
+    for set in [&old, &fresh.set] {
+        assert_eq!(set.unsaved().unwrap(), ["another", "one thing"]);
+    }
+}
+
 /// A guest is told of each pause, on every vCPU, and not of its start.
 #[test]
 fn a_guest_is_told_that_it_was_stopped() {
