@@ -48,6 +48,8 @@ struct Program {
     path: PathBuf,
     /// The directory of its package, in which it runs.
     dir: PathBuf,
+    /// It has a library's own tests.
+    is_library: bool,
     /// How long it takes.
     takes: Duration,
 }
@@ -97,22 +99,21 @@ impl Program {
 pub struct Suites(BTreeMap<String, Vec<Program>>);
 
 impl Suites {
-    /// Builds the tests of `package`, and sees them pass while nothing is missing. Those that take the shortest will be the first.
+    /// Builds the tests of `package`, and sees them pass while nothing is missing. The library's own will be the first, as they
+    /// say best what is missing, and then those that take the shortest.
     ///
     /// # Errors
     /// When they do not build or do not pass.
     pub fn add(&mut self, tree: &Tree, package: &str) -> Result<(), Box<dyn Error>> {
-        let mut programs = Vec::new();
-        for (path, dir) in build(tree, package)? {
-            let mut program = Program { path, dir, takes: AT_LEAST };
+        let mut programs = build(tree, package)?;
+        for program in &mut programs {
             let begun = Instant::now();
             if let Some(test) = program.failing(None, None)?.first() {
                 return Err(format!("{package}: {test} fails although nothing is missing").into());
             }
             program.takes = begun.elapsed();
-            programs.push(program);
         }
-        programs.sort_by_key(|program| program.takes);
+        programs.sort_by_key(|program| (!program.is_library, program.takes));
         self.0.insert(package.into(), programs);
         Ok(())
     }
@@ -133,8 +134,8 @@ impl Suites {
     }
 }
 
-/// Builds the tests of `package`; gives each program, and the directory that it runs in.
-fn build(tree: &Tree, package: &str) -> Result<Vec<(PathBuf, PathBuf)>, Box<dyn Error>> {
+/// Builds the tests of `package`. How long they take is not known yet.
+fn build(tree: &Tree, package: &str) -> Result<Vec<Program>, Box<dyn Error>> {
     let mut command = Command::new("cargo");
     command.args(["test", "--no-run", "--message-format", "json-render-diagnostics", "--package", package]);
     command.args(chosen(package)).current_dir(tree.root()).stdout(Stdio::piped());
@@ -147,10 +148,11 @@ fn build(tree: &Tree, package: &str) -> Result<Vec<(PathBuf, PathBuf)>, Box<dyn 
     for message in Message::parse_stream(BufReader::new(cargo.stdout.take().ok_or("no output")?)) {
         if let Message::CompilerArtifact(artifact) = message?
             && artifact.profile.test
-            && let Some(program) = artifact.executable
+            && let Some(path) = artifact.executable
         {
             let dir = artifact.manifest_path.parent().ok_or("a package without a directory")?;
-            programs.push((program.into_std_path_buf(), dir.to_path_buf().into_std_path_buf()));
+            let is_library = artifact.target.is_lib();
+            programs.push(Program { path: path.into(), dir: dir.into(), is_library, takes: AT_LEAST });
         }
     }
     match cargo.wait()?.success() {
