@@ -4,14 +4,13 @@
 mod common;
 
 use common::kvm;
-use drystone_hypervisor::{Clocks, DirtyTracking, Error, Exit, Msi, Msr, RunError, Segment, Vcpu, VmConfig};
+use drystone_hypervisor::{Clocks, DirtyTracking, Error, Exit, Msr, RunError, Segment, Vcpu, VmConfig};
 use drystone_kvm::Kvm;
 use drystone_memory::{GuestRam, Layout, RamConfig};
 use drystone_testkit::guest::{self, DATA, INTERRUPT_PORT, READY_PORT};
 use drystone_testkit::{Access, Asm, Backend, Guest, IoLog, TinyVm, run_through_io};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::RecvTimeoutError;
 
 /// Instructions that KVM must emulate when it is software, by encoding and by name as far as it is checked.
 const HARD: [(&[u8], &str); 4] = [
@@ -282,38 +281,6 @@ fn a_halted_vcpu_is_halted_after_a_restore() {
     new.vm.restore(&vm, Clocks::GoOn).unwrap();
     new.vcpu().restore(&vcpu).unwrap();
     run(new.vcpu());
-}
-
-/// A non-maskable interrupt that has come and that the guest has not taken yet is taken after a restore.
-#[test]
-fn an_interrupt_on_its_way_arrives_after_a_restore() {
-    let Some(backend) = kvm() else { return };
-    // Lost, it would never come.
-    let taken = |vcpu: &mut dyn Vcpu| {
-        let (arrived, wait) = std::sync::mpsc::channel::<()>();
-        let kicker = vcpu.kicker();
-        let patience = std::thread::spawn(move || {
-            if wait.recv_timeout(std::time::Duration::from_secs(30)) == Err(RecvTimeoutError::Timeout) {
-                kicker.kick();
-            }
-        });
-        let mut io = IoLog::new();
-        assert_eq!(vcpu.run(&mut io).unwrap(), Exit::Io, "it does not come");
-        drop(arrived);
-        patience.join().unwrap();
-        io.written(INTERRUPT_PORT)
-    };
-    let mut old = TinyVm::new(&backend, VmConfig::default(), guest::messages());
-    assert_eq!(old.vcpu().run(&mut IoLog::new()).unwrap(), Exit::Io);
-    settle(old.vcpu());
-    old.vm.signal_msi(Msi::nmi(0)).unwrap();
-    let (vm, vcpu) = (old.vm.save().unwrap(), old.vcpu().save().unwrap());
-    let mut new = TinyVm::new(&backend, VmConfig::default(), guest::messages());
-    new.vm.restore(&vm, Clocks::GoOn).unwrap();
-    new.vcpu().restore(&vcpu).unwrap();
-    for tiny in [&mut old, &mut new] {
-        assert_eq!(taken(tiny.vcpu()), [2]);
-    }
 }
 
 /// A VM's clocks go on over a save and a restore, and all counters agree: what one vCPU reads after another is never less.

@@ -77,7 +77,8 @@ macro_rules! conformance_tests {
             a_guard_outlives_its_vm
             events_and_lines_reach_a_halted_guest interrupts_survive_a_save
             interrupts_need_a_controller doorbells_ring_for_what_they_match doorbells_do_not_collide
-            messages_reach_their_vcpu a_message_can_be_an_nmi an_event_sends_its_message a_masked_event_waits
+            messages_reach_their_vcpu a_message_can_be_an_nmi messages_survive_a_save
+            an_event_sends_its_message a_masked_event_waits
             lines_and_messages_live_together messages_need_a_local_apic
             an_acknowledged_pin_exits split_controllers_leave_the_others_registers
             msrs_are_the_hypervisors msrs_that_are_handed_over_are_the_vmms msrs_that_are_refused_fault

@@ -1,6 +1,6 @@
 use crate::guest::{self, FIRST_VECTOR, INTERRUPT_PORT, READY_PORT};
 use crate::{Access, Asm, Backend, Guest, IoLog, TinyVm, run_through_io};
-use drystone_hypervisor::{Error, Exit, Msi, Vcpu, VmConfig};
+use drystone_hypervisor::{Clocks, Error, Exit, Msi, Vcpu, VmConfig};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const VECTOR: u8 = FIRST_VECTOR;
@@ -77,6 +77,30 @@ pub fn a_message_can_be_an_nmi(backend: &Backend) {
         }
         no_other(tiny.vcpus[0].as_mut());
         no_other(tiny.vcpus[1].as_mut());
+    }
+}
+
+/// Messages that have come, and that the guest has not taken yet, go with the state, and come once each.
+pub fn messages_survive_a_save(backend: &Backend) {
+    for config in configs() {
+        let mut old = ready(backend, &config, 1);
+        no_other(old.vcpu());
+        old.vm.signal_msi(Msi::nmi(0)).unwrap();
+        old.vm.signal_msi(Msi::fixed(0, VECTOR)).unwrap();
+        let (vm, vcpu) = (old.vm.save().unwrap(), old.vcpu().save().unwrap());
+
+        let mut new = TinyVm::new(backend, config.clone(), guest::messages());
+        new.vm.restore(&vm, Clocks::GoOn).unwrap();
+        new.vcpu().restore(&vcpu).unwrap();
+        let mut io = IoLog::new();
+        // A guest that is a closure starts anew, and says once more that it is ready.
+        while io.written(INTERRUPT_PORT).len() < 2 {
+            assert_eq!(new.vcpu().run(&mut io).unwrap(), Exit::Io);
+        }
+        let mut taken = io.written(INTERRUPT_PORT);
+        taken.sort_unstable();
+        assert_eq!(taken, [2, VECTOR], "{config:?}");
+        no_other(new.vcpu());
     }
 }
 
