@@ -15,6 +15,8 @@ use header::{COMMAND, COMMAND_IO, COMMAND_MASTER, COMMAND_MEMORY, FIRST_BAR};
 
 /// The size of a function's configuration space with ECAM, in bytes (PCI Express 6.0, 7.2.2).
 pub const CONFIG_SIZE: u16 = 4096;
+/// What of it can be reached without ECAM.
+const CONVENTIONAL_SIZE: usize = 256;
 
 /// One byte of configuration space, and what a write does to each of its bits.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,6 +38,7 @@ struct Byte {
 /// the 4096 bytes and as ones past them.
 #[derive(Debug, Clone)]
 pub struct ConfigSpace {
+    /// As far as there is anything: most functions have nothing in the extended 3840 bytes. Behind it are zeros.
     bytes: Vec<Byte>,
     bars: [Option<Bar>; BARS],
     /// Where the next capability goes, and where the pointer to it is.
@@ -47,7 +50,7 @@ impl ConfigSpace {
     /// A function that says who it is, and has no BAR and no capability.
     pub fn new(identity: &Identity) -> Self {
         let mut space = Self {
-            bytes: vec![Byte::default(); CONFIG_SIZE.into()],
+            bytes: Vec::with_capacity(CONVENTIONAL_SIZE),
             bars: [None; BARS],
             next: capability::Cursor::first(),
             next_extended: capability::Cursor::first_extended(),
@@ -101,10 +104,8 @@ impl ConfigSpace {
         let (flags, mask) = bar.registers();
         let value = (address & mask | flags).to_le_bytes();
         let len = if bar.kind.is_64() { 8 } else { 4 };
-        for (offset, byte) in (bar_offset(index)..).zip(value).take(len) {
-            if let Some(b) = self.bytes.get_mut(usize::from(offset)) {
-                (b.value, b.initial) = (byte, byte);
-            }
+        for (byte, value) in self.reach(bar_offset(index), len).zip(value) {
+            (byte.value, byte.initial) = (value, value);
         }
     }
 
@@ -147,8 +148,10 @@ impl ConfigSpace {
     /// The guest reads from `offset` on.
     pub fn read(&self, offset: u16, data: &mut [u8]) {
         for (i, byte) in (0..).zip(data) {
-            let at = usize::from(offset).checked_add(i);
-            *byte = at.and_then(|at| self.bytes.get(at)).map_or(0xff, |b| b.value);
+            *byte = match usize::from(offset).checked_add(i) {
+                Some(at) if at < CONFIG_SIZE.into() => self.value(at),
+                _ => 0xff,
+            };
         }
     }
 
@@ -171,22 +174,38 @@ impl ConfigSpace {
     }
 
     fn register<const N: usize>(&self, offset: u16) -> Option<[u8; N]> {
+        let at = usize::from(offset);
+        let end = at.checked_add(N).filter(|end| *end <= CONFIG_SIZE.into())?;
         let mut out = [0; N];
-        let from = self.bytes.get(usize::from(offset)..usize::from(offset).checked_add(N)?)?;
-        out.iter_mut().zip(from).for_each(|(to, from)| *to = from.value);
+        out.iter_mut().zip(at..end).for_each(|(to, at)| *to = self.value(at));
         Some(out)
+    }
+
+    fn value(&self, at: usize) -> u8 {
+        self.bytes.get(at).map_or(0, |b| b.value)
+    }
+
+    /// The `len` bytes from `offset` on, as far as they are within the space, to put something there.
+    fn reach(&mut self, offset: u16, len: usize) -> impl Iterator<Item = &mut Byte> {
+        let start = usize::from(offset);
+        // Whole registers, which is how they are saved.
+        let end = start.saturating_add(len).min(CONFIG_SIZE.into()).next_multiple_of(4);
+        if self.bytes.len() < end {
+            self.bytes.resize(end, Byte::default());
+        }
+        self.bytes.iter_mut().skip(start).take(len)
     }
 
     /// The device changes registers, whatever the guest may write to them. What is past the end is ignored.
     pub fn set(&mut self, offset: u16, data: &[u8]) {
-        for (byte, new) in self.bytes.iter_mut().skip(offset.into()).zip(data) {
+        for (byte, new) in self.reach(offset, data.len()).zip(data) {
             byte.value = *new;
         }
     }
 
     /// Lets the guest clear bits that the device sets, by writing 1 to them. What is past the end is ignored.
     pub fn clear_by_one(&mut self, offset: u16, bits: &[u8]) {
-        for (byte, bits) in self.bytes.iter_mut().skip(offset.into()).zip(bits) {
+        for (byte, bits) in self.reach(offset, bits.len()).zip(bits) {
             byte.clears |= bits;
             byte.writable &= !bits;
         }
@@ -199,7 +218,7 @@ impl ConfigSpace {
 
     /// Sets registers, and adds to what the guest may write of them.
     fn define(&mut self, offset: u16, value: &[u8], writable: &[u8]) {
-        for ((byte, value), mask) in self.bytes.iter_mut().skip(offset.into()).zip(value).zip(writable) {
+        for ((byte, value), mask) in self.reach(offset, value.len()).zip(value).zip(writable) {
             (byte.value, byte.initial) = (*value, *value);
             byte.writable |= mask;
         }
