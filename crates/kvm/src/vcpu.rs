@@ -29,6 +29,10 @@ pub(crate) struct KvmVcpu {
     thread: Option<(ThreadId, libc::pid_t)>,
     /// A kick's signal that may come late.
     stale_signal: bool,
+    /// The host keeps the exact offset of the guest's time stamp counter.
+    has_tsc_offset: bool,
+    /// Its CPUID names VMX or SVM.
+    can_nest: bool,
     /// The guest's time stamp counter has another rate than the host's.
     tsc_is_scaled: bool,
     /// The MSRs that could be read when it was last saved; the others are not asked for again.
@@ -55,6 +59,8 @@ impl KvmVcpu {
         let latch = Arc::new(Latch::new(page.clone()));
         Ok(Self {
             id,
+            has_tsc_offset: tsc::has_offset(&fd),
+            can_nest: false,
             fd,
             page,
             latch,
@@ -129,6 +135,7 @@ impl Vcpu for KvmVcpu {
         let entries = CpuId::from_entries(&cpuid_to(cpuid))
             .map_err(|_| invalid(attempt(), format!("more than {KVM_MAX_CPUID_ENTRIES} entries")))?;
         self.fd.set_cpuid2(&entries).map_err(call(attempt))?;
+        self.can_nest = state::can_nest(cpuid);
         // What CPUID names decides which MSRs exist.
         *lock(&self.readable_msrs) = None;
         Ok(())

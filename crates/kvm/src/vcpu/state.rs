@@ -2,7 +2,7 @@ use super::tsc::{self, SavedTsc};
 use super::{KvmVcpu, msrs, xsave};
 use crate::error::{call, invalid};
 use crate::vm::{TSC_DEADLINE, lock};
-use drystone_hypervisor::{Cpuid, Error, Msr, Vcpu};
+use drystone_hypervisor::{Cpuid, Error, Msr};
 use drystone_state::{Blob, Schema};
 use kvm_bindings::{
     KVM_CAP_DEBUGREGS, KVM_CAP_GET_TSC_KHZ, KVM_CAP_VCPU_EVENTS, KVM_CAP_XCRS, KVM_CAP_XSAVE2, kvm_debugregs,
@@ -79,7 +79,7 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<Blob, Error> {
     let events = has(Cap::VcpuEvents).then(|| fd.get_vcpu_events().map_err(failed("pending events")));
     let msrs = read_msrs(vcpu)?;
     let unread = vm.msr_list.iter().filter(|index| !msrs.iter().any(|m| m.index == **index));
-    let missing = Missing { msrs: unread.copied().collect(), parts: missing_parts(vcpu)? };
+    let missing = Missing { msrs: unread.copied().collect(), parts: missing_parts(vcpu) };
     lock(&vcpu.missing).clone_from(&missing);
     let state = KvmVcpuState {
         mp_state,
@@ -98,13 +98,13 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<Blob, Error> {
 }
 
 /// What cannot be saved of a vCPU on this host.
-fn missing_parts(vcpu: &KvmVcpu) -> Result<Vec<String>, Error> {
+fn missing_parts(vcpu: &KvmVcpu) -> Vec<String> {
     let has = |cap: u32| vcpu.vm.fd.check_extension_raw(cap.into()) > 0;
-    Ok(lacking(has, tsc::has_offset(vcpu), can_nest(&vcpu.cpuid()?)))
+    lacking(has, vcpu.has_tsc_offset, vcpu.can_nest)
 }
 
 /// Whether a guest that sees `cpuid` has VMX or SVM (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
-fn can_nest(cpuid: &Cpuid) -> bool {
+pub(super) fn can_nest(cpuid: &Cpuid) -> bool {
     const VMX: u32 = 1 << 5;
     const SVM: u32 = 1 << 2;
     let has = |leaf, bit| cpuid.get(leaf, 0).is_some_and(|entry| entry.ecx & bit != 0);

@@ -9,7 +9,7 @@ use crate::clock::Passage;
 use crate::error::{call, invalid};
 use drystone_hypervisor::{Error, Msr};
 use kvm_bindings::{KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, kvm_device_attr};
-use kvm_ioctls::Cap;
+use kvm_ioctls::{Cap, VcpuFd};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::AsRawFd;
@@ -34,7 +34,7 @@ pub(super) struct SavedTsc {
 }
 
 /// One of KVM's three calls on the attribute; `value` is where it reads or writes 8 bytes, if it does.
-fn offset_call(vcpu: &KvmVcpu, request: libc::c_ulong, value: &mut u64) -> io::Result<()> {
+fn offset_call(vcpu: &VcpuFd, request: libc::c_ulong, value: &mut u64) -> io::Result<()> {
     let attr = kvm_device_attr {
         group: KVM_VCPU_TSC_CTRL,
         attr: KVM_VCPU_TSC_OFFSET.into(),
@@ -42,14 +42,14 @@ fn offset_call(vcpu: &KvmVcpu, request: libc::c_ulong, value: &mut u64) -> io::R
         flags: 0,
     };
     // SAFETY: KVM reads `attr`, and reads or writes the 8 bytes of `value`; both outlive the call.
-    match unsafe { libc::ioctl(vcpu.fd.as_raw_fd(), request as libc::Ioctl, &raw const attr) } {
+    match unsafe { libc::ioctl(vcpu.as_raw_fd(), request as libc::Ioctl, &raw const attr) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }
 }
 
 /// Whether the host keeps offsets.
-pub(super) fn has_offset(vcpu: &KvmVcpu) -> bool {
+pub(super) fn has_offset(vcpu: &VcpuFd) -> bool {
     offset_call(vcpu, HAS_DEVICE_ATTR, &mut 0).is_ok()
 }
 
@@ -60,17 +60,17 @@ pub(super) fn khz(vcpu: &KvmVcpu) -> Option<u32> {
 pub(super) fn read_offset(vcpu: &KvmVcpu) -> Result<u64, Error> {
     let mut offset = 0;
     let failed = |cause| Error::Call { attempt: vcpu.attempt("read the TSC offset"), cause };
-    offset_call(vcpu, GET_DEVICE_ATTR, &mut offset).map_err(failed)?;
+    offset_call(&vcpu.fd, GET_DEVICE_ATTR, &mut offset).map_err(failed)?;
     Ok(offset)
 }
 
 pub(super) fn set_offset(vcpu: &KvmVcpu, mut offset: u64) -> Result<(), Error> {
     let failed = |cause| Error::Call { attempt: vcpu.attempt("set the TSC offset"), cause };
-    offset_call(vcpu, SET_DEVICE_ATTR, &mut offset).map_err(failed)
+    offset_call(&vcpu.fd, SET_DEVICE_ATTR, &mut offset).map_err(failed)
 }
 
 pub(super) fn save(vcpu: &KvmVcpu) -> Result<SavedTsc, Error> {
-    let exact = has_offset(vcpu) && !vcpu.tsc_is_scaled;
+    let exact = vcpu.has_tsc_offset && !vcpu.tsc_is_scaled;
     let offset = if exact { Some(read_offset(vcpu)?) } else { None };
     Ok(SavedTsc { khz: khz(vcpu), offset })
 }
@@ -122,7 +122,7 @@ impl SavedTsc {
 /// After all other registers: some of them change the counter. `value` is what it showed when it was saved.
 pub(super) fn restore(vcpu: &KvmVcpu, saved: &SavedTsc, value: Option<u64>) -> Result<(), Error> {
     let passage = *crate::vm::lock(&vcpu.vm.passage);
-    match saved.go_on(passage, has_offset(vcpu) && !vcpu.tsc_is_scaled, value) {
+    match saved.go_on(passage, vcpu.has_tsc_offset && !vcpu.tsc_is_scaled, value) {
         GoOn::Offset(offset) => set_offset(vcpu, offset),
         GoOn::Value(value) => msrs::restore(vcpu, &[Msr { index: TSC, value }]),
         GoOn::AsItIs => Ok(()),

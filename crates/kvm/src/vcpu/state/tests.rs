@@ -3,7 +3,7 @@ use crate::Kvm;
 use crate::clock::{Moment, Passage};
 use crate::vcpu::tsc::GoOn;
 use crate::vm::fixture;
-use drystone_hypervisor::{CpuidEntry, Hypervisor, VmConfig};
+use drystone_hypervisor::{CpuidEntry, Hypervisor, Vcpu, VmConfig};
 
 /// A vCPU of a fresh VM of this host, if that has KVM.
 fn vcpu() -> Option<KvmVcpu> {
@@ -96,7 +96,7 @@ fn the_rate_of_the_counter_is_kept() {
 fn the_offset_of_the_counter_is_kept() {
     let (Some(old), Some(mut new)) = (vcpu(), vcpu()) else { return };
     let offset = 1_u64.wrapping_neg() << 40;
-    if !tsc::has_offset(&old)
+    if !tsc::has_offset(&old.fd)
         || tsc::set_offset(&old, offset).is_err()
         || tsc::read_offset(&old).unwrap() != offset
     {
