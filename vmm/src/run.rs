@@ -1,6 +1,7 @@
 //! Running a machine from its configuration to its end: name, log, machine, control socket, terminal, signals.
 
 mod console;
+mod door;
 mod engine;
 mod exit;
 mod exits;
@@ -16,11 +17,12 @@ pub use kvm::{KvmEngine, RestoreEngine};
 
 use crate::config::{Config, ConfigError, ConsoleConfig};
 use crate::console::{Escape, Terminal};
-use crate::control::{Action, Limits, ServeError, Socket, Verbs};
+use crate::control::{Action, ServeError, Socket, Verbs};
 use crate::log::Log;
 use crate::monitor::End;
 use crate::registry::{Claim, Registry, RegistryError};
 use crate::snapshot::Restore;
+use door::Door;
 use inbox::{Event, Inbox};
 use std::io;
 use std::path::PathBuf;
@@ -119,14 +121,14 @@ pub fn run_with(config: &Config, engine: &dyn Engine) -> Result<ExitStatus, RunE
         inbox.control_jobs(terminal.clone()).map_err(host("take signals"))?;
     }
     let session = console.connect(terminal.as_ref(), built.input, built.output, inbox.post())?;
-    let server = socket.serve(built.verbs.clone(), Limits::default(), log.clone())?;
+    let mut door = Door::new(socket, built.verbs.clone(), log.clone());
     let monitor = {
         let post = inbox.post();
         let monitor = std::thread::Builder::new().name("monitor".into());
         monitor.spawn(move || post.send(Event::Ended(caught(serve)))).map_err(host("start the monitor"))?
     };
 
-    let (status, gone) = supervise(&mut inbox, &built.verbs, &*built.end, &log);
+    let (status, gone) = supervise(&mut inbox, &mut door, &built.verbs, &*built.end, &log);
     if gone {
         let _ = monitor.join();
         log.debug("the machine is gone");
@@ -136,7 +138,7 @@ pub fn run_with(config: &Config, engine: &dyn Engine) -> Result<ExitStatus, RunE
     }
     log.info(format_args!("exit code {}", status.code));
     // Now those who asked for the end get their answer; then the name is free.
-    drop(server);
+    drop(door);
     drop(claim);
     Ok(status)
 }
@@ -154,15 +156,25 @@ fn open_log(config: &Config, claim: &Claim) -> Result<Log, RunError> {
 }
 
 /// Waits for the machine's end, and brings it about when asked to. The second value says whether the machine is gone.
-fn supervise(inbox: &mut Inbox, verbs: &Arc<dyn Verbs>, end: &dyn Fn(), log: &Log) -> (ExitStatus, bool) {
+fn supervise(
+    inbox: &mut Inbox,
+    door: &mut Door,
+    verbs: &Arc<dyn Verbs>,
+    end: &dyn Fn(),
+    log: &Log,
+) -> (ExitStatus, bool) {
     let pressing = Arc::new(AtomicBool::new(false));
     // How the run ends, if that is decided already, and until when the machine may take to follow.
     let mut decided: Option<(ExitStatus, Instant)> = None;
     loop {
-        let status = match inbox.next(decided.as_ref().map(|(_, deadline)| *deadline)) {
+        let status = match inbox.next(decided.as_ref().map(|(_, deadline)| *deadline), door.knocker()) {
             Some(Event::Ended(result)) => return (conclude(decided, result), true),
             Some(Event::Escape(Escape::PowerButton)) => {
                 press(verbs, &pressing, log);
+                continue;
+            }
+            Some(Event::Knock) => {
+                door.open();
                 continue;
             }
             Some(Event::Escape(_)) if decided.is_some() => continue,

@@ -85,6 +85,38 @@ impl Drop for Killed {
     }
 }
 
+/// Reads what the guest says until it waits for a command.
+fn read_to_prompt(child: &mut Killed) {
+    let mut said = Vec::new();
+    let out = child.0.stdout.as_mut().unwrap();
+    while !said.ends_with(b"\r\n> ") {
+        let mut byte = [0];
+        out.read_exact(&mut byte).unwrap();
+        said.extend(byte);
+    }
+}
+
+#[test]
+fn a_machine_has_no_thread_for_what_nobody_asks() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let args = machine(dir.path());
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let mut command = drystone(dir.path(), &args);
+    let mut child = Killed(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
+    read_to_prompt(&mut child);
+    becomes_quiet(child.0.id());
+    let has = |name: &str| switches(child.0.id()).keys().any(|thread| thread.ends_with(name));
+    assert!(has(" console-out") && !has(" control"), "nobody asks");
+    for _ in 0..2 {
+        assert!(drystone(dir.path(), &["info"]).stdout(Stdio::null()).status().unwrap().success());
+        assert!(has(" control"), "somebody asked");
+    }
+    becomes_quiet(child.0.id());
+}
+
 #[test]
 fn a_machine_on_pipes_sleeps_also_while_it_is_paused() {
     if !has_kvm() {
@@ -95,13 +127,7 @@ fn a_machine_on_pipes_sleeps_also_while_it_is_paused() {
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let mut command = drystone(dir.path(), &args);
     let mut child = Killed(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
-    let mut said = Vec::new();
-    let out = child.0.stdout.as_mut().unwrap();
-    while !said.ends_with(b"\r\n> ") {
-        let mut byte = [0];
-        out.read_exact(&mut byte).unwrap();
-        said.extend(byte);
-    }
+    read_to_prompt(&mut child);
     becomes_quiet(child.0.id());
     for verb in ["pause", "resume"] {
         assert!(drystone(dir.path(), &[verb]).status().unwrap().success());

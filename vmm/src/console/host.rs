@@ -25,6 +25,13 @@ pub(super) fn reopen(fd: BorrowedFd<'_>, access: OFlags) -> io::Result<OwnedFd> 
     fd.try_clone_to_owned()
 }
 
+/// Whether `fd` is the null device, as is the standard input of most services: there is nothing to be read, ever.
+pub(super) fn is_null(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(fd)?;
+    let null = rustix::fs::makedev(1, 3);
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == null)
+}
+
 /// A latch that a thread in `poll` sees.
 pub(super) struct Latch(OwnedFd);
 

@@ -43,7 +43,8 @@ enum To {
 }
 
 impl Input {
-    /// Begins to read from `from`. `terminal` says that it is one. The end of the input ends nothing but the reading.
+    /// Begins to read from `from`. `terminal` says that it is one. The end of the input ends nothing but the reading; where it
+    /// is known beforehand, nobody waits for it.
     ///
     /// # Errors
     /// What the host said when the descriptor is unusable or there can be no more threads.
@@ -54,9 +55,12 @@ impl Input {
         on_escape: OnEscape,
     ) -> io::Result<Self> {
         let (stop, queue) = (Arc::new(Latch::new()?), Arc::new(Queue::new(TYPE_AHEAD)));
-        let fd = host::reopen(from, OFlags::RDONLY)?;
         // Made first: should the second thread fail to start, dropping this ends the first.
         let mut input = Self { stop: stop.clone(), queue: queue.clone(), threads: Vec::new() };
+        if host::is_null(from)? {
+            return Ok(input);
+        }
+        let fd = host::reopen(from, OFlags::RDONLY)?;
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         let to = if terminal.is_some() {
             let queue = queue.clone();
@@ -159,5 +163,34 @@ fn feed(queue: &Queue, sink: &dyn InputSink) {
             // Whoever writes into our input need not wait for ever.
             queue.stop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+
+    struct Nobody;
+
+    impl InputSink for Nobody {
+        fn push(&self, _: &[u8]) -> usize {
+            0
+        }
+        fn wait_for_room(&self, _: Duration) -> bool {
+            false
+        }
+        fn is_closed(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_input_that_cannot_come() {
+        let threads = |path: &str| {
+            let file = File::open(path).unwrap();
+            Input::start(file.as_fd(), None, Box::new(Nobody), Box::new(drop)).unwrap().threads.len()
+        };
+        assert_eq!((threads("/dev/null"), threads("/dev/zero"), threads("/proc/self/stat")), (0, 1, 1));
     }
 }

@@ -3,6 +3,7 @@ use super::serve;
 use super::{Limits, Verbs};
 use crate::log::Log;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -80,10 +81,15 @@ impl Socket {
         Ok(Self { listener, name })
     }
 
+    /// Becomes readable when somebody connects.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
     /// Answers for `verbs` on a thread of its own.
     ///
     /// # Errors
-    /// [`ServeError::Socket`] when there can be no thread.
+    /// [`ServeError::Socket`] when there can be no thread; the socket is gone then.
     pub fn serve(self, verbs: Arc<dyn Verbs>, limits: Limits, log: Log) -> Result<Server, ServeError> {
         let Self { listener, name } = self;
         let failed = || failed(&name.0, "serve");

@@ -3,6 +3,7 @@ use crate::console::{Escape, Terminal};
 use crate::monitor::End;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -18,6 +19,8 @@ pub(super) enum Event {
     Panic,
     /// The machine has ended and is gone.
     Ended(Result<End, String>),
+    /// Somebody is at the door.
+    Knock,
 }
 
 /// Where events arrive: from other threads, and as signals. It takes the signals from when it is made on.
@@ -64,8 +67,8 @@ impl Inbox {
         signals::take_jobs(&self.signals)
     }
 
-    /// Waits for an event; `None` when there is none until `deadline`.
-    pub fn next(&mut self, deadline: Option<Instant>) -> Option<Event> {
+    /// Waits for an event, or for `door` to become readable; `None` when there is neither until `deadline`.
+    pub fn next(&mut self, deadline: Option<Instant>, door: Option<BorrowedFd<'_>>) -> Option<Event> {
         loop {
             // This empties the descriptor, so it comes first: what is sent from now on rings again.
             for signal in self.signals.pending() {
@@ -79,10 +82,15 @@ impl Inbox {
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-            let mut fds = [PollFd::new(self.signals.get_read(), PollFlags::IN)];
-            // An error is a signal that came, which is looked at next.
-            if poll(&mut fds, timeout.as_ref()) == Ok(0) {
-                return None;
+            let fds = [Some(self.signals.get_read().as_fd()), door].into_iter().flatten();
+            let mut fds: Vec<_> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) => return None,
+                Ok(_) if fds.get(1).is_some_and(|door| !door.revents().is_empty()) => {
+                    return Some(Event::Knock);
+                }
+                // An error is a signal that came, which is looked at next.
+                _ => (),
             }
         }
     }
@@ -101,11 +109,23 @@ mod tests {
             post.send(Event::Panic);
             post.send(Event::Escape(Escape::Leave));
         });
-        assert!(matches!(inbox.next(None), Some(Event::Panic)));
-        assert!(matches!(inbox.next(None), Some(Event::Escape(Escape::Leave))));
+        assert!(matches!(inbox.next(None, None), Some(Event::Panic)));
+        assert!(matches!(inbox.next(None, None), Some(Event::Escape(Escape::Leave))));
         sender.join().unwrap();
-        assert!(inbox.next(Some(Instant::now())).is_none());
-        assert!(inbox.next(Some(Instant::now() + Duration::from_millis(5))).is_none());
+        assert!(inbox.next(Some(Instant::now()), None).is_none());
+        assert!(inbox.next(Some(Instant::now() + Duration::from_millis(5)), None).is_none());
+    }
+
+    #[test]
+    fn a_knock_is_heard_until_somebody_opens_and_signals_come_first() {
+        let (mut inbox, (door, mut visitor)) = (Inbox::new().unwrap(), UnixStream::pair().unwrap());
+        assert!(inbox.next(Some(Instant::now()), Some(door.as_fd())).is_none());
+        visitor.write_all(&[1]).unwrap();
+        inbox.post().send(Event::Panic);
+        assert!(matches!(inbox.next(None, Some(door.as_fd())), Some(Event::Panic)));
+        assert!(matches!(inbox.next(None, Some(door.as_fd())), Some(Event::Knock)));
+        assert!(matches!(inbox.next(None, Some(door.as_fd())), Some(Event::Knock)));
+        assert!(inbox.next(Some(Instant::now()), None).is_none());
     }
 
     #[test]
@@ -113,7 +133,7 @@ mod tests {
         let mut inbox = Inbox::new().unwrap();
         let post = inbox.post();
         (0..100_000).for_each(|_| post.send(Event::Panic));
-        assert!((0..100_000).all(|_| matches!(inbox.next(None), Some(Event::Panic))));
-        assert!(inbox.next(Some(Instant::now())).is_none());
+        assert!((0..100_000).all(|_| matches!(inbox.next(None, None), Some(Event::Panic))));
+        assert!(inbox.next(Some(Instant::now()), None).is_none());
     }
 }
