@@ -29,6 +29,9 @@ struct Args {
     /// The kernel: 6.1 or 6.12
     #[arg(long, default_value = "6.12")]
     kernel: String,
+    /// Count time in instructions of the emulated machine, which repeats on a busy host too
+    #[arg(long)]
+    counted: bool,
     /// What cargo passes
     #[arg(long, hide = true)]
     bench: bool,
@@ -111,6 +114,7 @@ fn job(args: &Args, programs: &[Vmm], scratch: &Path) -> std::io::Result<Job> {
         args.runs
     );
     let job = Job::shell(script).time_limit(Duration::from_secs(3600));
+    let job = if args.counted { job.counted() } else { job };
     Ok(files.into_iter().fold(job, |job, (path, name)| job.file(path, name)))
 }
 

@@ -41,6 +41,7 @@ pub struct Job {
     limit: Option<Duration>,
     memory: u64,
     processors: u8,
+    counted: bool,
     stdin: Stdin,
     stdout: Sink,
     stderr: Sink,
@@ -98,6 +99,7 @@ impl Job {
             limit: Some(Duration::from_secs(120)),
             memory: MEMORY,
             processors: 1,
+            counted: false,
             stdin: Stdin::Empty,
             stdout: Sink::Capture(Vec::new()),
             stderr: Sink::Capture(Vec::new()),
@@ -120,6 +122,7 @@ impl Job {
             limit: self.limit,
             memory: self.memory,
             processors: self.processors,
+            counted: self.counted,
             ..Self::new("")
         }
     }
@@ -185,6 +188,15 @@ impl Job {
     /// out of nothing, of a guest or of the machine. With one processor, or one guest, that was never seen.
     pub fn processors(mut self, count: u8) -> Self {
         self.processors = count;
+        self
+    }
+
+    /// Counts the emulated machine's time in its instructions, one a nanosecond, and runs its processors by turns: what is measured there
+    /// repeats, however busy the host is, and says how much work it was and not how long it takes on real processors. Waiting takes no
+    /// time. About one such machine in ten stands still for ever: give it a time limit and try again. Says nothing to a job that runs
+    /// directly.
+    pub fn counted(mut self) -> Self {
+        self.counted = true;
         self
     }
 

@@ -22,7 +22,8 @@ use crate::wire::{End, Kind, Request};
 
 impl Job {
     pub(super) fn run_emulated(self, lab: &Lab, progress: &Progress) -> Result<Outcome, Error> {
-        let shape = Shape { memory: self.memory.next_multiple_of(1 << 20), processors: self.processors };
+        let memory = self.memory.next_multiple_of(1 << 20);
+        let shape = Shape { memory, processors: self.processors, counted: self.counted };
         let _slot = if self.queued { Some(take_slot(lab.store(), progress)?) } else { None };
         let snapshot = Snapshot::get(lab.store(), lab.assets(), lab.agent()?, shape, progress)?;
         let run = RunDir::create(lab.store())?;

@@ -20,6 +20,8 @@ pub(crate) struct Shape {
     /// Bytes, whole MiB.
     pub memory: u64,
     pub processors: u8,
+    /// Its time is the number of its instructions, at one a nanosecond.
+    pub counted: bool,
 }
 
 /// What differs between the machines of one snapshot.
@@ -47,11 +49,19 @@ pub(crate) enum Start<'a> {
 /// The arguments that make the machine what it is; the same ones are part of a snapshot's key.
 pub(crate) fn hardware() -> Vec<&'static str> {
     // Nested paging needs the AMD extensions: QEMU's emulation has those, and not Intel's.
-    let machine =
-        ["-M", "q35,memory-backend=ram", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,+svm,+npt"];
+    let machine = ["-M", "q35,memory-backend=ram", "-cpu", "max,+svm,+npt"];
     let bare = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"];
     let devices = ["-device", "virtio-blk-pci,drive=job", "-device", "virtio-serial-pci"];
     [machine.as_slice(), &bare, &devices].concat()
+}
+
+/// How processors are emulated.
+pub(crate) fn accelerator(shape: Shape) -> &'static [&'static str] {
+    if shape.counted {
+        &["-accel", "tcg,thread=single,tb-size=256", "-icount", "shift=0,sleep=off"]
+    } else {
+        &["-accel", "tcg,thread=multi,tb-size=256"]
+    }
 }
 
 /// The kernel's command line.
@@ -71,6 +81,7 @@ pub(crate) fn command(wiring: &Wiring<'_>, start: &Start<'_>) -> Command {
     command.arg("-object").arg(with_path(&ram, wiring.ram));
     command.arg("-m").arg(format!("{}M", wiring.shape.memory >> 20));
     command.arg("-smp").arg(wiring.shape.processors.to_string());
+    command.args(accelerator(wiring.shape));
     command
         .arg("-drive")
         .arg(with_path("if=none,id=job,format=raw,cache=unsafe,file.locking=off,file=", wiring.disk));

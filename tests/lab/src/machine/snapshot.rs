@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::boot_image::{build, runtime_files};
-use super::command::{DISK_SIZE, Shape, Start, hardware, kernel_command_line};
+use super::command::{DISK_SIZE, Shape, Start, accelerator, hardware, kernel_command_line};
 use super::process::Machine;
 use crate::assets::Assets;
 use crate::error::{Context, Error};
@@ -194,7 +194,7 @@ fn parts(assets: &Assets, shape: Shape) -> Result<Vec<String>, Error> {
     let kernel = assets.kernel(Version::V6_12);
     let mut parts =
         vec![identity(&assets.tools.qemu.file())?, identity(&kernel.vmlinux)?, kernel.release.clone()];
-    parts.extend(hardware().into_iter().map(String::from));
+    parts.extend(hardware().into_iter().chain(accelerator(shape).iter().copied()).map(String::from));
     parts.extend([kernel_command_line().to_string(), format!("{shape:?}"), DISK_SIZE.to_string()]);
     parts.extend(host());
     Ok(parts)

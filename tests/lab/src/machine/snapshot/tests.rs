@@ -20,7 +20,7 @@ fn assets(dir: &Path) -> Assets {
 }
 
 fn shape(gib: u64) -> Shape {
-    Shape { memory: gib << 30, processors: 1 }
+    Shape { memory: gib << 30, processors: 1, counted: false }
 }
 
 #[test]
@@ -32,6 +32,7 @@ fn the_key_depends_on_every_input() {
     keys.push(key(&assets, b"imagf", shape(1)).unwrap());
     keys.push(key(&assets, b"image", shape(2)).unwrap());
     keys.push(key(&assets, b"image", Shape { processors: 2, ..shape(1) }).unwrap());
+    keys.push(key(&assets, b"image", Shape { counted: true, ..shape(1) }).unwrap());
     fs::write(&assets.kernels[1].vmlinux, "other").unwrap();
     keys.push(key(&assets, b"image", shape(1)).unwrap());
     fs::write(assets.tools.qemu.file(), "newer").unwrap();
