@@ -26,6 +26,9 @@ struct Args {
     /// Guest RAM in MiB
     #[arg(long, default_value_t = 256)]
     memory: u64,
+    /// What is added to the command line that each VMM has of its own
+    #[arg(long, default_value = "quiet")]
+    cmdline: String,
     /// The kernel: 6.1 or 6.12
     #[arg(long, default_value = "6.12")]
     kernel: String,
@@ -96,7 +99,7 @@ fn job(args: &Args, programs: &[Vmm], scratch: &Path) -> std::io::Result<Job> {
     let guest = Guest {
         kernel: Path::new("vmlinux"),
         initrd: Some(Path::new("guest.cpio")),
-        cmdline: "quiet",
+        cmdline: &args.cmdline,
         memory_mib: args.memory,
     };
     let (mut turn, mut files) = (String::new(), Vec::new());

@@ -19,6 +19,7 @@ echo "report memory_kib $(awk '/^MemTotal/ { print $2 }' /proc/meminfo)"
 echo "report loader $(cat /proc/sys/kernel/bootloader_type)"
 sed -n 's/^\([0-9a-f]*-[0-9a-f]*\) : System RAM.*/iomem \1/p' /proc/iomem
 echo "report ttyS0 $(cat /sys/class/tty/ttyS0/type)"
+echo "report selftests_off $(dmesg | grep -c 'alg: self-tests disabled')"
 echo "report date $(date +%s)"
 dmesg -r | grep '^<[0-4]>' | sed 's/^<[0-9]>\[[ 0-9.]*\] /warning /'
 dmesg | grep -iE 'firmware (bug|info)|acpi.*(error|exception|warning)|unchecked msr|not reserved|not using (mmconfig|ecam)' | sed 's/^/complaint /'

@@ -20,6 +20,7 @@ fn boots(bench: &Bench, version: Version, image: &str, cpus: u32) -> String {
     // The kernel counts what it has not reserved for itself.
     assert!((200 << 10..256 << 10).contains(&memory), "{memory} KiB of 262144");
     assert_eq!(report(&text, "ttyS0"), Some("4"), "PORT_16550A");
+    assert_eq!(report(&text, "selftests_off"), Some("1"), "ciphers are not tried out");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let date: u64 = report(&text, "date").unwrap().parse().unwrap();
     assert!(now.abs_diff(date) < 3600, "the guest's clock says {date}, the host's {now}");

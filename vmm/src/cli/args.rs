@@ -333,7 +333,7 @@ pub(super) struct RunArgs {
     /// The initial RAM file system
     #[arg(long, value_name = "FILE")]
     pub initrd: Option<PathBuf>,
-    /// Kernel command line, after console=ttyS0 i8042.noaux
+    /// Kernel command line, after console=ttyS0 i8042.noaux cryptomgr.notests
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub cmdline: Option<String>,
     #[arg(
