@@ -3,8 +3,9 @@
 
 use clap::Parser;
 use drystone_benches::figures::{Series, table};
+use drystone_benches::stock::Stock;
 use drystone_lab::initramfs::{Builder, LOAD_MODULES};
-use drystone_lab::{Job, Lab, Progress, Version};
+use drystone_lab::{Job, Lab, Progress};
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::Path;
@@ -13,18 +14,11 @@ use std::time::Duration;
 /// Boots a stock Debian kernel, with its disks on virtio-mmio and on virtio-pci, by turns.
 #[derive(Parser)]
 struct Args {
-    /// Turns
-    #[arg(long, default_value_t = 5)]
-    runs: u32,
     /// Numbers of disks
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
     disks: Vec<u32>,
-    /// The kernel: 6.1 or 6.12
-    #[arg(long, default_value = "6.12")]
-    kernel: String,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    stock: Stock,
 }
 
 const MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk"];
@@ -51,11 +45,7 @@ poweroff -f
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let version = match args.kernel.as_str() {
-        "6.1" => Version::V6_1,
-        "6.12" => Version::V6_12,
-        other => return Err(format!("kernel {other}: 6.1 and 6.12 are known").into()),
-    };
+    let version = args.stock.kernel;
     let lab = Lab::prepare(&Progress::stderr())?;
     let drystone = drystone_lab::build_profile("drystone", "drystone", "release")?;
     let scratch = tempfile::tempdir()?;
@@ -63,17 +53,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let guest = Builder::new().busybox(lab.busybox())?.init(&INIT.replace("@LOAD_MODULES@", LOAD_MODULES));
     guest.modules(lab.kernel(version), MODULES)?.write_to(&initrd)?;
 
-    let said = job(&args, &lab, version, &drystone, &initrd).run(&lab)?;
-    if said.code != 0 {
-        return Err(
-            format!("the lab's job ended with {}: {}{}", said.code, said.text(), said.error_text()).into()
-        );
-    }
+    let said = args.stock.run(job(&args, &lab, &drystone, &initrd), &lab)?;
     println!(
         "Linux {}, {} turns, ratios: virtio-mmio's over this one's, turn by turn\n",
-        args.kernel, args.runs
+        version.name(),
+        args.stock.runs
     );
-    let figures = read(&said.text());
+    let figures = read(&said);
     for disks in &args.disks {
         let row = |(way, _): &(&str, &str)| {
             let name = format!("{disks} on {way}");
@@ -86,14 +72,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// One emulated machine boots them all, so that a busy moment meets all of them.
-fn job(args: &Args, lab: &Lab, version: Version, drystone: &Path, initrd: &Path) -> Job {
+fn job(args: &Args, lab: &Lab, drystone: &Path, initrd: &Path) -> Job {
     let most = args.disks.iter().max().copied().unwrap_or_default();
     let mut script = String::from("export DRYSTONE_RUNTIME_DIR=$PWD/run PATH=$PWD:$PATH\n");
     script += &format!(
         "n=0; while [ $n -lt {most} ]; do dd if=/dev/zero of=$n.img bs=1024 count=64 2>/dev/null; n=$((n+1)); done\n"
     );
     // The first turn warms caches and is not counted.
-    for turn in 0..=args.runs {
+    for turn in 0..=args.stock.runs {
         for disks in &args.disks {
             let given: String = (0..*disks).map(|n| format!(" --disk {n}.img,readonly")).collect();
             for (way, options) in WAYS {
@@ -107,7 +93,7 @@ fn job(args: &Args, lab: &Lab, version: Version, drystone: &Path, initrd: &Path)
     Job::shell(script)
         .file(drystone, "drystone")
         .file(initrd, "guest.cpio")
-        .file(&lab.kernel(version).vmlinux, "vmlinux")
+        .file(&lab.kernel(args.stock.kernel).vmlinux, "vmlinux")
         .contents("ecam.toml", "[pci]\nconfig_ports = false\n")
         .time_limit(Duration::from_secs(3600))
 }

@@ -3,9 +3,10 @@
 
 use clap::Parser;
 use drystone_benches::figures::{Series, table};
+use drystone_benches::stock::Stock;
 use drystone_benches::vmm::{Guest, Kind, Vmm};
 use drystone_lab::initramfs::Builder;
-use drystone_lab::{Job, Lab, Progress, Version};
+use drystone_lab::{Job, Lab, Progress};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,24 +21,14 @@ struct Args {
     /// The drystone to measure [default: built now, in the release profile]
     #[arg(long, value_name = "PATH")]
     drystone: Option<PathBuf>,
-    /// Turns
-    #[arg(long, default_value_t = 5)]
-    runs: u32,
     /// Guest RAM in MiB
     #[arg(long, default_value_t = 256)]
     memory: u64,
     /// What is added to the command line that each VMM has of its own
     #[arg(long, default_value = "quiet")]
     cmdline: String,
-    /// The kernel: 6.1 or 6.12
-    #[arg(long, default_value = "6.12")]
-    kernel: String,
-    /// Count time in instructions of the emulated machine, which repeats on a busy host too
-    #[arg(long)]
-    counted: bool,
-    /// What cargo passes
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    stock: Stock,
 }
 
 const INIT: &str = "#!/bin/sh\necho FIRST\nwhile :; do sleep 60; done\n";
@@ -58,11 +49,6 @@ mkfifo out
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
-    let version = match args.kernel.as_str() {
-        "6.1" => Version::V6_1,
-        "6.12" => Version::V6_12,
-        other => return Err(format!("kernel {other}: 6.1 and 6.12 are known").into()),
-    };
     let lab = Lab::prepare(&Progress::stderr())?;
     let path = match &args.drystone {
         Some(path) => path.clone(),
@@ -77,20 +63,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let scratch = tempfile::tempdir()?;
     let initrd = scratch.path().join("guest.cpio");
     Builder::new().busybox(lab.busybox())?.init(INIT).write_to(&initrd)?;
-    let said = job(&args, &programs, scratch.path())?
+    let job = job(&args, &programs, scratch.path())?
         .file(&initrd, "guest.cpio")
-        .file(&lab.kernel(version).vmlinux, "vmlinux")
-        .run(&lab)?;
-    if said.code != 0 {
-        return Err(
-            format!("the lab's job ended with {}: {}{}", said.code, said.text(), said.error_text()).into()
-        );
-    }
+        .file(&lab.kernel(args.stock.kernel).vmlinux, "vmlinux");
+    let said = args.stock.run(job, &lab)?;
     println!(
         "\nLinux {}, median (least - most) of {} runs; ratio: drystone's over this program's, turn by turn\n",
-        args.kernel, args.runs
+        args.stock.kernel.name(),
+        args.stock.runs
     );
-    println!("{}", table(&["exec to the first program, s"], &rows(&programs, &said.text())));
+    println!("{}", table(&["exec to the first program, s"], &rows(&programs, &said)));
     Ok(())
 }
 
@@ -114,10 +96,9 @@ fn job(args: &Args, programs: &[Vmm], scratch: &Path) -> std::io::Result<Job> {
     // The first turn warms caches and is not counted.
     let script = format!(
         "{MEASURE}{turn}echo begin\nn=0; while [ $n -lt {} ]; do n=$((n+1))\n{turn}done\n",
-        args.runs
+        args.stock.runs
     );
     let job = Job::shell(script).time_limit(Duration::from_secs(3600));
-    let job = if args.counted { job.counted() } else { job };
     Ok(files.into_iter().fold(job, |job, (path, name)| job.file(path, name)))
 }
 

@@ -5,4 +5,5 @@ pub mod figures;
 pub mod probe;
 pub mod process;
 pub mod snapshot;
+pub mod stock;
 pub mod vmm;
