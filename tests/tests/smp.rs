@@ -27,8 +27,7 @@ fn run(version: Version, script: &str) -> Outcome {
     let initrd = dir.path().join("smp.cpio");
     let guest = Builder::new().busybox(bench.lab.busybox()).unwrap().init(INIT);
     with_lscpu(guest).write_to(&initrd).unwrap();
-    let outcome = bench
-        .run(bench.job(version, script).file(&initrd, "smp.cpio").time_limit(time_limit()).processors(2));
+    let outcome = bench.run(bench.job(version, script).file(&initrd, "smp.cpio").time_limit(time_limit()));
     assert_eq!(outcome.code, 0);
     outcome
 }
@@ -171,16 +170,11 @@ fn debian_6_12_up_to_thirty_two() {
     }
 }
 
-/// Pauses and resumes four busy vCPUs through the socket for a while. They are bound so that one processor has time for
-/// whoever asks for the pauses.
+/// Pauses and resumes four busy vCPUs through the socket for a while.
 const PAUSES: &str = r#"
 mkfifo keys; (exec 3<>keys; drystone run --id load --kernel vmlinux --initrd smp.cpio --memory 512M --cpus 4 \
-    --cpu-affinity 0-2=0,3=0-1 --cmdline "quiet PATIENT test=load" <&3 > load.out) & pid=$!
+    --cmdline "quiet PATIENT test=load" <&3 > load.out) & pid=$!
 n=0; until grep -q '^count 2' load.out 2>/dev/null; do usleep 100000; n=$((n+1)); [ $n -lt 3000 ] || { cat load.out; exit 99; }; done
-vmm=$(cat run/load/pid)
-for t in /proc/$vmm/task/*; do
-    case $(cat $t/comm) in vcpu*) echo "report $(cat $t/comm) $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' $t/status)";; esac
-done
 until_s=$(($(date +%s) + SECONDS_OF_PAUSES)); pauses=0
 while [ $pauses -lt 5 ] || [ $(date +%s) -lt $until_s ]; do
     drystone pause load || exit 97
@@ -197,21 +191,33 @@ echo end > keys; wait $pid; echo "report exit $?"; sed 's/^report /guest /' load
 "#;
 
 #[test]
+fn vcpus_run_where_they_may() {
+    let script = r#"
+mkfifo keys; (exec 3<>keys; drystone run --id a --cpus 4 --memory 64M --cpu-affinity 0-2=0,3=0-1 <&3 > out) & pid=$!
+tasks() { cat /proc/$(cat run/a/pid)/task/*/comm; }
+n=0; until tasks 2>/dev/null | grep -q vcpu3; do usleep 100000; n=$((n+1)); [ $n -lt 600 ] || { cat out; exit 99; }; done
+for t in /proc/$(cat run/a/pid)/task/*; do
+    case $(cat $t/comm) in vcpu*) echo "report $(cat $t/comm) $(sed -n 's/^Cpus_allowed_list:[[:space:]]*//p' $t/status)";; esac
+done
+drystone stop a; wait $pid
+"#;
+    let bench = Bench::new();
+    let text = bench.run(bench.job(Version::V6_12, script).processors(2)).text();
+    let places = ["vcpu0", "vcpu1", "vcpu2", "vcpu3"].map(|name| report(&text, name));
+    assert_eq!(places, [Some("0"), Some("0"), Some("0"), Some("0-1")]);
+}
+
+#[test]
 fn four_busy_vcpus_stand_still_and_go_on() {
     let seconds = if full("a minute of pauses of busy vCPUs, else ten seconds") { "60" } else { "10" };
     let script = PAUSES.replace("SECONDS_OF_PAUSES", seconds).replace("PATIENT", PATIENT);
     let text = run(Version::V6_12, &script).text();
     let value = |name: &str| report(&text, name).unwrap_or_else(|| panic!("no report of {name}"));
-    assert_eq!(
-        ["vcpu0", "vcpu1", "vcpu2", "vcpu3"].map(value),
-        ["0", "0", "0", "0-1"],
-        "where vCPUs may run"
-    );
     assert!(value("pauses").parse::<u32>().unwrap() >= 5, "it was paused {} times", value("pauses"));
     assert_eq!((value("state"), value("exit")), ("running", "0"));
     let said: Vec<_> = text.lines().filter(|l| l.starts_with("complaint ")).collect();
     assert!(said.is_empty(), "{said:#?}");
     let steal = text.lines().find_map(|l| l.trim_end().strip_prefix("guest steal ")).expect("stolen time");
-    assert!(steal.parse::<u64>().unwrap() > 0, "four busy vCPUs share two processors");
+    assert!(steal.parse::<u64>().unwrap() > 0, "four busy vCPUs share a processor or two");
     assert!(columns(&text, "after", "LOC", 4).iter().all(|n| *n > 0));
 }

@@ -140,9 +140,7 @@ fn use_disks(version: Version, machines: &[(u32, &str)]) {
         );
     }
     let limit = Duration::from_secs(300 + 30 * (rounds * machines.len()) as u64);
-    let processors = if machines.iter().any(|(n, _)| *n > 1) { 2 } else { 1 };
-    let job = bench.job_of(version, INITRAMFS, MODULES, &script).time_limit(limit).processors(processors);
-    let mut job = disks.give(job);
+    let mut job = disks.give(bench.job_of(version, INITRAMFS, MODULES, &script).time_limit(limit));
     for (n, _) in machines {
         job = job.output(format!("root{n}.img"), out.path().join(format!("root{n}.img")));
     }
