@@ -148,7 +148,9 @@ fn cycles(version: Version, cpus: u32, transport: &str, cycles: u32) {
     let script =
         format!("cpus={cpus} transport={transport} cycles={cycles}\n{}", SCRIPT.replace("$last", last));
     let job = bench.job_of(version, INIT, MODULES, &script).time_limit(Duration::from_secs(3600));
-    let text = bench.run(job).text();
+    // On one, the single vCPU and what serves it wait for each other; four vCPUs stand still now and then on two.
+    let processors = if cpus == 1 { 2 } else { 1 };
+    let text = bench.run(job.processors(processors)).text();
     assert_eq!(report(&text, "cycles"), Some(cycles.to_string().as_str()));
     assert_eq!((report(&text, "end"), report(&text, "code")), (Some("1"), Some("0")));
     assert_eq!(report(&text, "cpus"), Some(cpus.to_string().as_str()));
