@@ -85,6 +85,17 @@ impl Drop for Killed {
     }
 }
 
+/// A machine whose guest has said what it found. Its output is a pipe.
+fn started(dir: &Path, input: Stdio) -> Killed {
+    let args = machine(dir);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let mut command = drystone(dir, &args);
+    let mut child = Killed(command.stdin(input).stdout(Stdio::piped()).spawn().unwrap());
+    read_to_prompt(&mut child);
+    becomes_quiet(child.0.id());
+    child
+}
+
 /// Reads what the guest says until it waits for a command.
 fn read_to_prompt(child: &mut Killed) {
     let mut said = Vec::new();
@@ -102,12 +113,7 @@ fn a_machine_has_no_thread_for_what_nobody_asks() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let args = machine(dir.path());
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
-    let mut command = drystone(dir.path(), &args);
-    let mut child = Killed(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap());
-    read_to_prompt(&mut child);
-    becomes_quiet(child.0.id());
+    let child = started(dir.path(), Stdio::null());
     let has = |name: &str| switches(child.0.id()).keys().any(|thread| thread.ends_with(name));
     assert!(has(" console-out") && !has(" control"), "nobody asks");
     for _ in 0..2 {
@@ -123,12 +129,7 @@ fn a_machine_on_pipes_sleeps_also_while_it_is_paused() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let args = machine(dir.path());
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
-    let mut command = drystone(dir.path(), &args);
-    let mut child = Killed(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
-    read_to_prompt(&mut child);
-    becomes_quiet(child.0.id());
+    let child = started(dir.path(), Stdio::piped());
     for verb in ["pause", "resume"] {
         assert!(drystone(dir.path(), &[verb]).status().unwrap().success());
         becomes_quiet(child.0.id());
