@@ -79,7 +79,7 @@ impl Boot {
             .time_limit(None)
             .inherit_stdin();
         if lab.mode() == Mode::Emulated {
-            job = job.memory(machine_memory(self.memory)).processors(if self.cpus > 1 { 2 } else { 1 });
+            job = job.memory(machine_memory(self.memory));
         }
         if std::io::stdin().is_terminal() && std::io::stdout().is_terminal() {
             job = job.terminal().at_once();
