@@ -104,7 +104,7 @@ impl Machine {
     pub(crate) fn tell_unsaved(&self) {
         match self.vcpus.unsaved() {
             Ok(names) if names.is_empty() => {}
-            Ok(names) => self.journal.note(EventKind::SnapshotLacks, Some(names.join(", "))),
+            Ok(names) => self.journal.note(EventKind::SnapshotLacks, Some(listed(&names))),
             Err(e) => self.journal.note(EventKind::Error, Some(e.to_string())),
         }
     }
@@ -144,5 +144,24 @@ impl Machine {
             config: serde_json::to_value(&config).map_err(|e| SnapshotError::Encode(e.to_string()))?,
             outside,
         })
+    }
+}
+
+/// What a snapshot lacks, for people: it may come from anywhere, and name more than anybody reads.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 32;
+    let more = names.len().saturating_sub(SHOWN);
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    if more == 0 { shown } else { format!("{shown}, and {more} more") }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_list_that_nobody_reads_is_cut_off() {
+        let names: Vec<_> = (0..1000).map(|n| format!("MSR {n:#x}")).collect();
+        assert_eq!(super::listed(&names[..2]), "MSR 0x0, MSR 0x1");
+        let cut = super::listed(&names);
+        assert!(cut.ends_with("MSR 0x1f, and 968 more"), "{cut}");
     }
 }

@@ -40,7 +40,8 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// More MSRs than any KVM lists, more parts than a state has, and longer names than they have, are of no save.
+    /// More MSRs than any KVM lists, more parts than a state has, and longer names than they have, or such as no terminal should
+    /// be shown, are of no save.
     const MAX_MSRS: usize = 4096;
     const MAX_PARTS: usize = 32;
     const MAX_NAME: usize = 128;
@@ -54,7 +55,7 @@ impl Missing {
     fn is_sensible(&self) -> bool {
         self.msrs.len() <= Self::MAX_MSRS
             && self.parts.len() <= Self::MAX_PARTS
-            && self.parts.iter().all(|name| name.len() <= Self::MAX_NAME)
+            && self.parts.iter().all(|name| name.len() <= Self::MAX_NAME && !name.contains(char::is_control))
     }
 }
 
@@ -190,7 +191,7 @@ fn check(state: &KvmVcpuState, vm: &kvm_ioctls::VmFd) -> Result<(), String> {
         return Err(format!("it has MSR {:#x} twice", twice.index));
     }
     if !state.missing.is_sensible() {
-        return Err("it lacks more than there is".into());
+        return Err("what it says it lacks is of no save".into());
     }
     let parts = [
         (state.xcrs.is_some(), Cap::Xcrs, "XCR0 (KVM_CAP_XCRS)"),

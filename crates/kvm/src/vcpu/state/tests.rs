@@ -40,10 +40,11 @@ fn what_a_state_lacks_is_told_where_it_is_restored() {
     let long = Missing { parts: vec!["x".repeat(Missing::MAX_NAME + 1)], ..Missing::default() };
     let parts = Missing { parts: vec![String::new(); Missing::MAX_PARTS + 1], ..Missing::default() };
     let msrs = Missing { msrs: vec![0; Missing::MAX_MSRS + 1], ..Missing::default() };
-    for missing in [long, parts, msrs] {
+    let escape = Missing { parts: vec!["\u{1b}[2J".into()], ..Missing::default() };
+    for missing in [long, parts, msrs, escape] {
         state.missing = missing;
         let refused = restore(&mut new, &Blob::encode(&state).unwrap()).unwrap_err().to_string();
-        assert!(refused.contains("lacks more than there is"), "{refused}");
+        assert!(refused.contains("what it says it lacks is of no save"), "{refused}");
     }
 }
 
