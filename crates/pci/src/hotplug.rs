@@ -6,6 +6,7 @@ pub use state::HotPlugState;
 
 use crate::{Function, SLOTS, Segment, SlotError, lock};
 use drystone_bus::{BusDevice, Clock, Effect, Interrupt};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -82,6 +83,9 @@ struct Inner {
     requested: u32,
     /// Slots that the guest has been asked for, and until when it has time; `None` if nobody waits for that, or no more.
     waiting: BTreeMap<u8, Option<Duration>>,
+    /// How many times the guest took notice that a slot is asked for, without an eject since: so often it may still eject
+    /// whatever it finds there then.
+    noticed: BTreeMap<u8, u8>,
     events: VecDeque<HotPlugEvent>,
 }
 
@@ -98,10 +102,14 @@ impl HotPlug {
 
     /// Puts `function` into `slot`, or into the lowest that is free, and tells the guest. Returns the slot.
     ///
+    /// A guest that was asked twice for what was in a slot may eject twice, and would take the second for what is there by then.
+    /// Such a slot comes last, until the guest has ejected it as often as it took notice, or is reset.
+    ///
     /// # Errors
     /// As [`Segment::add`].
     pub fn plug(&self, slot: Option<u8>, function: Arc<dyn Function>) -> Result<u8, SlotError> {
         let mut inner = lock(&self.inner);
+        let slot = slot.or_else(|| self.quiet_slot(&inner));
         let slot = self.parts.segment.add(slot, function)?;
         inner.changed |= bit(slot);
         drop(inner);
@@ -146,6 +154,12 @@ impl HotPlug {
             _ => self.ask(slot, None, inner),
         }
         Ok(())
+    }
+
+    /// The lowest free slot that the guest will not eject for something that was there before.
+    fn quiet_slot(&self, inner: &Inner) -> Option<u8> {
+        let taken = self.present() | !Self::SLOTS;
+        (0..SLOTS).find(|slot| taken & bit(*slot) == 0 && !inner.noticed.contains_key(slot))
     }
 
     fn can_be_ejected(&self, slot: u8) -> bool {
@@ -197,7 +211,7 @@ impl HotPlug {
             let mut inner = lock(&self.inner);
             match at / 4 * 4 {
                 CHANGED => inner.changed &= !bits,
-                REQUESTED => inner.requested &= !bits,
+                REQUESTED => inner.take_notice(bits),
                 EJECT if self.eject(bits, &mut inner) => effect = Effect::Relocate,
                 _ => {}
             }
@@ -216,7 +230,8 @@ impl HotPlug {
     /// Takes functions out of the slots in `bits`; whether there were any.
     fn eject(&self, bits: u32, inner: &mut Inner) -> bool {
         let before = inner.events.len();
-        for slot in (0..SLOTS).filter(|slot| bits & Self::SLOTS & bit(*slot) != 0) {
+        for slot in slots(bits) {
+            inner.followed(slot);
             if let Some(function) = self.parts.segment.remove(slot) {
                 let requested = inner.waiting.remove(&slot).is_some();
                 inner.requested &= !bit(slot);
@@ -233,11 +248,38 @@ impl HotPlug {
         let ejected = self.eject(asked, &mut inner);
         (inner.changed, inner.requested) = (0, 0);
         inner.waiting.clear();
+        inner.noticed.clear();
         drop(inner);
         if ejected {
             self.parts.host.trigger();
         }
     }
+}
+
+impl Inner {
+    /// The guest will act on what it acknowledges, also if an eject has made that void since it read it.
+    fn take_notice(&mut self, bits: u32) {
+        self.requested &= !bits;
+        for slot in slots(bits) {
+            let times = self.noticed.entry(slot).or_default();
+            *times = times.saturating_add(1);
+        }
+    }
+
+    /// The guest has acted on one notice.
+    fn followed(&mut self, slot: u8) {
+        if let Entry::Occupied(mut times) = self.noticed.entry(slot) {
+            *times.get_mut() -= 1;
+            if *times.get() == 0 {
+                times.remove();
+            }
+        }
+    }
+}
+
+/// The slots in `bits` that can be plugged.
+fn slots(bits: u32) -> impl Iterator<Item = u8> {
+    (0..SLOTS).filter(move |slot| bits & HotPlug::SLOTS & bit(*slot) != 0)
 }
 
 /// The bit of a slot; none for a slot that does not exist.

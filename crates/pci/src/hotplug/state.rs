@@ -15,6 +15,9 @@ pub struct HotPlugState {
     /// Slots that the guest was asked for, ascending, and how many milliseconds it has left; `None` where it was reported
     /// that its time is up, or nobody waits for that.
     pub waiting: Vec<(u8, Option<u64>)>,
+    /// Slots that the guest may still eject because it was asked for what is or was there, ascending, and how many times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub noticed: Vec<(u8, u8)>,
 }
 
 impl Schema for HotPlugState {
@@ -36,20 +39,24 @@ impl Persist for HotPlug {
         let left =
             |until: &Duration| u64::try_from(until.saturating_sub(now).as_millis()).unwrap_or(u64::MAX);
         let waiting = inner.waiting.iter().map(|(slot, until)| (*slot, until.as_ref().map(left))).collect();
-        Ok(HotPlugState { changed: inner.changed, requested: inner.requested, waiting })
+        let noticed = inner.noticed.iter().map(|(slot, times)| (*slot, *times)).collect();
+        Ok(HotPlugState { changed: inner.changed, requested: inner.requested, waiting, noticed })
     }
 
     /// Tells the guest again where it was not told yet; once too often finds nothing to do.
     fn restore(&self, state: HotPlugState) -> Result<(), RestoreError> {
-        let HotPlugState { changed, requested, waiting } = state;
+        let HotPlugState { changed, requested, waiting, noticed } = state;
         let invalid = |cause| RestoreError::Invalid { kind: HotPlugState::KIND, cause };
         let asked = waiting.iter().fold(0, |bits, (slot, _)| bits | bit(*slot));
         if changed & !Self::SLOTS != 0 || requested & !asked != 0 {
             return Err(invalid(format!("slots {changed:#x}, {requested:#x} of {asked:#x}")));
         }
-        let ascending = waiting.windows(2).all(|pair| matches!(pair, [(a, _), (b, _)] if a < b));
+        let may_be_noticed = |(slot, times): &(u8, u8)| bit(*slot) & Self::SLOTS != 0 && *times != 0;
+        if !is_ascending(&noticed) || !noticed.iter().all(may_be_noticed) {
+            return Err(invalid(format!("slots that the guest was told of {noticed:?}")));
+        }
         let present = waiting.iter().all(|(slot, _)| bit(*slot) & self.present() != 0);
-        if !ascending || !present {
+        if !is_ascending(&waiting) || !present {
             return Err(invalid(format!(
                 "asked for slots {asked:#x}, of {:#x} that are there",
                 self.present()
@@ -60,12 +67,17 @@ impl Persist for HotPlug {
         let mut inner = lock(&self.inner);
         (inner.changed, inner.requested) = (changed, requested);
         inner.waiting = waiting.into_iter().map(|(slot, left)| (slot, left.map(until))).collect();
+        inner.noticed = noticed.into_iter().collect();
         drop(inner);
         if changed | requested != 0 {
             self.parts.guest.trigger();
         }
         Ok(())
     }
+}
+
+fn is_ascending<T>(slots: &[(u8, T)]) -> bool {
+    slots.is_sorted_by(|a, b| a.0 < b.0)
 }
 
 impl Component for HotPlug {

@@ -233,6 +233,66 @@ fn a_guest_may_eject_unasked_but_never_the_bridge() {
     assert!(m.segment.function(0).is_some() && m.plug.take().is_empty());
 }
 
+/// A guest that was slow, and asked again before it was done: it ejects once for each notice that it took.
+fn asked_twice() -> (Machine, u8) {
+    let (m, slot) = Machine::with_device();
+    for _ in 0..2 {
+        m.plug.request(slot, PATIENCE).unwrap();
+        assert_eq!(m.dispatch(), (0, 1 << slot));
+        m.clock.advance(PATIENCE);
+        assert_eq!(names(m.plug.take()), [("overdue", slot, true)]);
+    }
+    assert_eq!(m.set(12, 1 << slot), Effect::Relocate);
+    assert_eq!(names(m.plug.take()), [("ejected", slot, true)]);
+    (m, slot)
+}
+
+#[test]
+fn a_guest_that_was_asked_twice_does_not_eject_what_came_since() {
+    let (m, slot) = asked_twice();
+    let next = m.plug.plug(None, device()).unwrap();
+    assert_ne!(next, slot, "the guest will eject that slot once more");
+    assert_eq!(m.set(12, 1 << slot), Effect::None);
+    assert_eq!((names(m.plug.take()), m.get(8)), (vec![], 1 << next));
+    assert_eq!(m.plug.plug(None, device()), Ok(slot), "the guest is done with it");
+    assert_eq!(m.set(12, 1 << slot), Effect::Relocate, "and may eject it like any other");
+}
+
+#[test]
+fn a_slot_that_the_guest_may_eject_is_the_last_to_be_filled_and_good_again_after_a_reset() {
+    let (m, slot) = asked_twice();
+    let saved = m.plug.save().unwrap();
+    assert_eq!(saved.noticed, [(slot, 1)]);
+    for free in (1..SLOTS).filter(|free| *free != slot) {
+        assert_eq!(m.plug.plug(None, device()), Ok(free));
+    }
+    assert_eq!(m.plug.plug(None, device()), Ok(slot));
+    assert_eq!(m.plug.plug(None, device()), Err(SlotError::Full));
+
+    let new = machine();
+    new.plug.restore(as_written(&saved)).unwrap();
+    assert_ne!(new.plug.plug(None, device()), Ok(slot), "a restored machine knows it too");
+    new.plug.reset().unwrap();
+    assert_eq!(new.plug.save().unwrap().noticed, []);
+    assert_eq!(new.plug.plug(None, device()), Ok(slot));
+}
+
+/// It read what it is told, ejected that meanwhile, and acknowledges: it will act on it nevertheless.
+#[test]
+fn what_is_acknowledged_late_is_a_notice_too_and_there_is_no_end_to_them() {
+    let (m, slot) = Machine::with_device();
+    m.plug.request(slot, PATIENCE).unwrap();
+    let told = m.get(4);
+    let _ = m.set(12, told);
+    let _ = m.set(4, told);
+    assert_ne!(m.plug.plug(None, device()), Ok(slot));
+    for _ in 0..300 {
+        let _ = m.set(4, u32::MAX);
+    }
+    let all: Vec<_> = (1..SLOTS).map(|slot| (slot, u8::MAX)).collect();
+    assert!(names(m.plug.take()) == [("ejected", slot, true)] && m.plug.save().unwrap().noticed == all);
+}
+
 #[test]
 fn what_is_pulled_answers_until_the_guest_lets_go_of_it() {
     let (m, slot) = Machine::with_device();
@@ -329,7 +389,9 @@ fn what_was_not_told_yet_survives_saving() {
 fn impossible_states_are_refused_whole() {
     let (m, slot) = Machine::with_device();
     let good = m.plug.save().unwrap();
-    let state = |changed, requested, waiting| HotPlugState { changed, requested, waiting };
+    let state =
+        |changed, requested, waiting| HotPlugState { changed, requested, waiting, noticed: Vec::new() };
+    let noticed = |noticed: &[(u8, u8)]| HotPlugState { noticed: noticed.to_vec(), ..good.clone() };
     for bad in [
         state(1, 0, vec![]),
         state(0, 1 << slot, vec![]),
@@ -337,6 +399,10 @@ fn impossible_states_are_refused_whole() {
         state(0, 0, vec![(9, None)]),
         state(0, 0, vec![(32, None)]),
         state(0, 0, vec![(slot, None), (slot, Some(1))]),
+        noticed(&[(0, 1)]),
+        noticed(&[(32, 1)]),
+        noticed(&[(slot, 0)]),
+        noticed(&[(slot, 1), (slot, 1)]),
     ] {
         assert!(m.plug.restore(bad.clone()).is_err(), "{bad:?}");
         assert_eq!(m.plug.save().unwrap(), good);
