@@ -19,6 +19,12 @@ pub const OUT: u32 = 1;
 pub const FLUSH: u32 = 4;
 /// VIRTIO_BLK_T_GET_ID.
 pub const GET_ID: u32 = 8;
+/// VIRTIO_BLK_T_DISCARD.
+pub const DISCARD: u32 = 11;
+/// VIRTIO_BLK_T_WRITE_ZEROES.
+pub const WRITE_ZEROES: u32 = 13;
+/// VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP.
+pub const UNMAP: u32 = 1;
 /// VIRTIO_BLK_F_FLUSH.
 pub const F_FLUSH: u64 = 1 << 9;
 /// VIRTIO_BLK_F_CONFIG_WCE.
@@ -148,6 +154,15 @@ impl DiskMachine {
     /// The header of a request, and data after it.
     pub fn head(kind: u32, sector: u64, data: &[u8]) -> Vec<u8> {
         [&kind.to_le_bytes()[..], &[0; 4], &sector.to_le_bytes(), data].concat()
+    }
+
+    /// What follows the header of a request to discard or to write zeros.
+    pub fn range(sector: u64, sectors: u32, flags: u32) -> [u8; 16] {
+        let mut range = [0; 16];
+        range[..8].copy_from_slice(&sector.to_le_bytes());
+        range[8..12].copy_from_slice(&sectors.to_le_bytes());
+        range[12..].copy_from_slice(&flags.to_le_bytes());
+        range
     }
 
     /// Tells the device, and serves it until it is idle.

@@ -10,6 +10,10 @@ pub struct BlockCounters {
     pub writes: Counter,
     /// Flushes that were done.
     pub flushes: Counter,
+    /// Ranges that were discarded.
+    pub discards: Counter,
+    /// Ranges that were made zeros.
+    pub zeroes: Counter,
     /// Bytes that were read.
     pub read_bytes: Counter,
     /// Bytes that were written.
@@ -24,12 +28,25 @@ pub struct BlockCounters {
 }
 
 impl BlockCounters {
-    fn all(&self) -> [(&'static str, &Counter); 8] {
-        let Self { reads, writes, flushes, read_bytes, written_bytes, errors, refused, throttled } = self;
+    fn all(&self) -> [(&'static str, &Counter); 10] {
+        let Self {
+            reads,
+            writes,
+            flushes,
+            discards,
+            zeroes,
+            read_bytes,
+            written_bytes,
+            errors,
+            refused,
+            throttled,
+        } = self;
         [
             ("reads", reads),
             ("writes", writes),
             ("flushes", flushes),
+            ("discards", discards),
+            ("zeroes", zeroes),
             ("read_bytes", read_bytes),
             ("written_bytes", written_bytes),
             ("errors", errors),

@@ -1,6 +1,6 @@
 use crate::shared::Shared;
 use crate::worker::Queue;
-use crate::{BlockConfig, BlockError, BlockHandle, Engine, OnIoError, RawDisk, SyncEngine, space};
+use crate::{BlockConfig, BlockError, BlockHandle, Engine, Image, OnIoError, RawDisk, SyncEngine, space};
 use drystone_bus::Clock;
 use drystone_memory::Mem;
 use drystone_state::PersistDyn;
@@ -67,14 +67,25 @@ impl<M: Mem> Block<M> {
     /// [`BlockError`]; the file is closed then, and was not changed.
     pub fn open(config: &BlockConfig, host: Host) -> Result<(Self, BlockHandle), BlockError> {
         config.validate()?;
-        let disk = RawDisk::open(config)?;
-        let size = disk.size().map_err(|cause| BlockError::File {
+        Self::on_image(config, Arc::new(RawDisk::open(config)?), host)
+    }
+
+    /// A disk on an image of the caller's, of any format. The path in `config` is used in messages only.
+    ///
+    /// # Errors
+    /// [`BlockError`].
+    pub fn on_image(
+        config: &BlockConfig,
+        image: Arc<dyn Image>,
+        host: Host,
+    ) -> Result<(Self, BlockHandle), BlockError> {
+        let size = image.size().map_err(|cause| BlockError::File {
             id: config.id.clone(),
             path: config.path.clone(),
             attempt: "find the size",
             cause,
         })?;
-        Self::on(disk, config, size, host)
+        Self::on(image, config, size, host)
     }
 
     /// A disk that was [pulled](BlockHandle::pull) before it was saved, to be restored: nothing is opened.
@@ -82,22 +93,21 @@ impl<M: Mem> Block<M> {
     /// # Errors
     /// [`BlockError::Config`], [`BlockError::Event`].
     pub fn pulled(config: &BlockConfig, host: Host) -> Result<(Self, BlockHandle), BlockError> {
-        let (device, handle) = Self::on(RawDisk::closed(config.read_only), config, 0, host)?;
+        let (device, handle) = Self::on(Arc::new(RawDisk::closed(config.read_only)), config, 0, host)?;
         handle.pull();
         Ok((device, handle))
     }
 
     fn on(
-        disk: RawDisk,
+        image: Arc<dyn Image>,
         config: &BlockConfig,
         size: u64,
         host: Host,
     ) -> Result<(Self, BlockHandle), BlockError> {
-        let disk = Arc::new(disk);
-        let engine = |_| -> Box<dyn Engine<M>> { Box::new(SyncEngine::new(disk.clone())) };
+        let engine = |_| -> Box<dyn Engine<M>> { Box::new(SyncEngine::new(image.clone())) };
         let engines = (0..config.queues).map(engine).collect();
         let (device, handle) = Self::with_engines(config, size, engines, host)?;
-        Ok((device, BlockHandle { disk: Some(disk), ..handle }))
+        Ok((device, BlockHandle { image: Some(image), ..handle }))
     }
 
     /// A disk of `size` bytes behind engines of the caller's, one for each queue. The path in `config` is not looked at.
@@ -123,7 +133,7 @@ impl<M: Mem> Block<M> {
         let queues = parts
             .map(|((index, engine), timer)| Queue::new(index, engine, shared.clone(), timer.clone()))
             .collect();
-        let handle = BlockHandle { shared: shared.clone(), disk: None, postbox: postbox.clone(), timers };
+        let handle = BlockHandle { shared: shared.clone(), image: None, postbox: postbox.clone(), timers };
         Ok((Self { shared, queue_size: config.queue_size, queues, postbox, mailbox }, handle))
     }
 

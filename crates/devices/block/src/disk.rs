@@ -1,13 +1,15 @@
+mod ranges;
+
 use crate::fd::{Lock, lock, read_at, write_at};
 use crate::request::SECTOR;
-use crate::{BlockConfig, BlockError, GrowError};
+use crate::{BlockConfig, BlockError, GrowError, Image, Pieces};
 use arc_swap::ArcSwapOption;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::sync::atomic::{AtomicBool, Ordering};
-use vm_memory::VolatileSlice;
-use vm_memory::bitmap::BitmapSlice;
+
+pub(crate) use ranges::{Means, Ranges};
 
 /// A raw image file or a block device of the host, opened and locked.
 ///
@@ -20,6 +22,7 @@ pub struct RawDisk {
     read_only: bool,
     /// The host has dropped writes that it had taken: fsync(2) says so once, and a later success would be a lie.
     lost: AtomicBool,
+    ranges: Ranges,
 }
 
 impl RawDisk {
@@ -61,12 +64,13 @@ impl RawDisk {
     }
 
     fn of(file: Option<File>, read_only: bool) -> Self {
-        Self { file: ArcSwapOption::from_pointee(file), read_only, lost: AtomicBool::new(false) }
+        let file = ArcSwapOption::from_pointee(file);
+        Self { file, read_only, lost: AtomicBool::new(false), ranges: Ranges::default() }
     }
 
-    /// Closes and unlocks the file, as soon as what others are just doing with it has ended. Everything fails from now on.
-    pub fn close(&self) {
-        self.file.store(None);
+    /// Whether nobody can write through it.
+    pub fn read_only(&self) -> bool {
+        self.read_only
     }
 
     fn with<T>(&self, attempt: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
@@ -75,21 +79,16 @@ impl RawDisk {
             None => Err(io::Error::new(io::ErrorKind::NotConnected, "the disk was pulled")),
         }
     }
+}
 
-    /// Its size now, in bytes. A last sector that is not whole is not part of the disk.
-    ///
-    /// # Errors
-    /// What the host said.
-    pub fn size(&self) -> io::Result<u64> {
+impl Image for RawDisk {
+    fn size(&self) -> io::Result<u64> {
         // Works for block devices too; nothing else uses the file's position.
         self.with(|mut file| file.seek(SeekFrom::End(0)))
     }
 
-    /// Makes the file `bytes` long; what is new reads as zeros, and takes no room until it is written.
-    ///
-    /// # Errors
-    /// [`GrowError`]; the file is as it was then.
-    pub fn grow(&self, bytes: u64) -> Result<(), GrowError> {
+    /// What is new takes no room until it is written.
+    fn grow(&self, bytes: u64) -> Result<(), GrowError> {
         if self.read_only {
             return Err(GrowError::ReadOnly);
         }
@@ -106,37 +105,49 @@ impl RawDisk {
         Ok(self.with(|file| file.set_len(bytes))?)
     }
 
-    /// Whether nobody can write through it.
-    pub fn read_only(&self) -> bool {
-        self.read_only
-    }
-
-    /// Fills pieces of guest memory from the disk, beginning at byte `offset`.
-    ///
-    /// # Errors
-    /// What the host said; `UnexpectedEof` past the end. Some of it may have been filled.
-    pub fn read<B: BitmapSlice>(&self, offset: u64, to: &[VolatileSlice<'_, B>]) -> io::Result<()> {
+    fn read(&self, offset: u64, to: &mut Pieces<'_>) -> io::Result<()> {
         self.with(|file| read_at(file, offset, to))
     }
 
-    /// Writes pieces of guest memory to the disk, beginning at byte `offset`.
-    ///
-    /// # Errors
-    /// What the host said. Some of it may have been written.
-    pub fn write<B: BitmapSlice>(&self, offset: u64, from: &[VolatileSlice<'_, B>]) -> io::Result<()> {
+    fn write(&self, offset: u64, from: &mut Pieces<'_>) -> io::Result<()> {
         self.with(|file| write_at(file, offset, from))
     }
 
-    /// Returns when everything that was written is on stable storage.
-    ///
-    /// # Errors
-    /// What the host said. Once this has failed it fails for ever: the host may have dropped what it could not write, and
-    /// says so only once (fsync(2)).
-    pub fn flush(&self) -> io::Result<()> {
+    /// Once this has failed it fails for ever: the host says only once that it has dropped what it could not write (fsync(2)).
+    fn flush(&self) -> io::Result<()> {
         if self.lost.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier flush failed: written data may be lost"));
         }
         self.with(File::sync_data).inspect_err(|_| self.lost.store(true, Ordering::Release))
+    }
+
+    /// Punches a hole, where the host has holes.
+    fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let Some(mode) = Means::Hole.mode().filter(|_| self.ranges.can(Means::Hole)) else { return Ok(()) };
+        match self.with(|file| ranges::allocate(file, mode, offset, len)) {
+            Err(error) if self.ranges.after(Means::Hole, &error).is_some() => Ok(()),
+            done => done,
+        }
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
+        let mut means = self.ranges.best(unmap);
+        loop {
+            let Some(mode) = means.mode() else { return self.write(offset, &mut Pieces::zeros(len)) };
+            let Err(error) = self.with(|file| ranges::allocate(file, mode, offset, len)) else {
+                return Ok(());
+            };
+            means = self.ranges.after(means, &error).ok_or(error)?;
+        }
+    }
+
+    /// Unlocks the file as well.
+    fn close(&self) {
+        self.file.store(None);
+    }
+
+    fn raw(&self) -> Option<&RawDisk> {
+        Some(self)
     }
 }
 

@@ -1,3 +1,4 @@
+mod perform;
 mod sync;
 
 pub use sync::SyncEngine;
@@ -6,6 +7,8 @@ use crate::request::HEADER;
 use drystone_memory::Mem;
 use drystone_virtio::{Chain, Seg, Source, part};
 use std::io;
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{GuestMemory, Permissions};
 
 /// What to do with the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +32,24 @@ pub enum Operation {
     },
     /// Everything whose completion the driver has seen is put on stable storage.
     Flush,
+    /// The content of these bytes is not needed any more.
+    Discard {
+        /// Where on the disk, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+    },
+    /// Make these bytes zeros.
+    WriteZeroes {
+        /// Where on the disk, in bytes.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// They need not keep their room on the host.
+        unmap: bool,
+        /// As for a write.
+        through: bool,
+    },
 }
 
 /// One operation, with the request that it is for. Whoever does the I/O owns it, and with it the memory that it goes to.
@@ -49,7 +70,28 @@ impl<M: Mem> Job<M> {
         match self.operation {
             Operation::Read { len, .. } => part(self.chain.writable(), 0, len),
             Operation::Write { len, .. } => part(self.chain.readable(), HEADER, len),
-            Operation::Flush => part(&[], 0, 0),
+            Operation::Flush | Operation::Discard { .. } | Operation::WriteZeroes { .. } => part(&[], 0, 0),
+        }
+    }
+
+    /// What the host does to them.
+    pub(crate) fn access(&self) -> Permissions {
+        match self.operation {
+            Operation::Read { .. } => Permissions::Write,
+            _ => Permissions::Read,
+        }
+    }
+
+    /// Marks what the host has filled of guest memory as dirty: to be called when a read has ended, however it went.
+    pub fn mark_filled(&self) {
+        if !matches!(self.operation, Operation::Read { .. }) {
+            return;
+        }
+        for segment in self.segments() {
+            let slices = self.memory.get_slices(segment.addr, segment.len as usize, Permissions::Write);
+            for slice in slices.into_iter().flatten().flatten() {
+                slice.bitmap().mark_dirty(0, slice.len());
+            }
         }
     }
 }
@@ -74,8 +116,11 @@ pub enum EngineError {
     Host(#[from] io::Error),
 }
 
-/// Does the I/O of one queue, for its worker alone, which calls it from one thread at a time. It does not block longer
-/// than the operation that it is given, and holds a job for as long as the host may touch the memory in it.
+/// Does the I/O of one queue, for its worker alone, which calls it from one thread at a time, not always the same.
+///
+/// It holds a job for as long as the host may touch the memory in it, also beyond its own end: one that is dropped while the host
+/// still has some keeps them. So that memory stays mapped, and a reset, which is over only when every job was dropped, leaves nothing behind
+/// that could write to the guest. A host that never lets go is the core's to report: it waits as long as its patience.
 pub trait Engine<M: Mem>: Send {
     /// Whether it takes another job now. If not, [`reap`](Self::reap) will give one sooner or later.
     fn has_room(&self) -> bool;

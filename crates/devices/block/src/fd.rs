@@ -2,7 +2,9 @@
 #![allow(unsafe_code)]
 
 mod lock;
+mod pieces;
 mod vectored;
 
 pub(crate) use lock::{Lock, lock};
+pub use pieces::Pieces;
 pub(crate) use vectored::{read_at, write_at};

@@ -2,7 +2,7 @@ use crate::counters::Sums;
 use crate::device::Message;
 use crate::request::SECTOR;
 use crate::shared::Shared;
-use crate::{BlockCounters, GrowError, RawDisk, ResizeError};
+use crate::{BlockCounters, GrowError, Image, ResizeError};
 use drystone_limit::LimitConfig;
 use drystone_observe::{Observe, Visitor};
 use drystone_virtio::{Postbox, Timer};
@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Clone)]
 pub struct BlockHandle {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) disk: Option<Arc<RawDisk>>,
+    pub(crate) image: Option<Arc<dyn Image>>,
     pub(crate) postbox: Postbox<Message>,
     /// Wakes each queue's worker.
     pub(crate) timers: Vec<Timer>,
@@ -25,8 +25,8 @@ impl BlockHandle {
     /// # Errors
     /// [`ResizeError`]; the guest was told of nothing then.
     pub fn grow(&self, bytes: u64) -> Result<(), ResizeError> {
-        let grown = match &self.disk {
-            Some(disk) => disk.grow(bytes),
+        let grown = match &self.image {
+            Some(image) => image.grow(bytes),
             None => Err(GrowError::NotAFile),
         };
         grown.map_err(|cause| ResizeError::Grow { id: self.shared.id.clone(), cause })?;
@@ -40,8 +40,8 @@ impl BlockHandle {
     /// # Errors
     /// [`ResizeError`]; nothing has changed then.
     pub fn reread_size(&self) -> Result<u64, ResizeError> {
-        let size = match &self.disk {
-            Some(disk) => disk.size(),
+        let size = match &self.image {
+            Some(image) => image.size(),
             None => Err(std::io::ErrorKind::Unsupported.into()),
         };
         let size = size.map_err(|cause| ResizeError::Size { id: self.shared.id.clone(), cause })?;
@@ -49,7 +49,7 @@ impl BlockHandle {
         Ok(size)
     }
 
-    /// Tells the guest that the disk has `bytes` bytes now, for engines that have no [`RawDisk`]. A machine that is paused
+    /// Tells the guest that the disk has `bytes` bytes now, for engines that have no [`Image`]. A machine that is paused
     /// hears of it when it runs.
     ///
     /// # Errors
@@ -66,8 +66,8 @@ impl BlockHandle {
     /// submitted to them.
     pub fn pull(&self) {
         self.shared.pull();
-        if let Some(disk) = &self.disk {
-            disk.close();
+        if let Some(image) = &self.image {
+            image.close();
         }
         self.set_limit(LimitConfig::default());
     }

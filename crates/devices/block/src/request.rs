@@ -14,6 +14,14 @@ pub(crate) const MAX_SEGMENT: u32 = 64 << 10;
 /// The most data in a request: what a driver that keeps to the two limits above can ask for. More is refused, so that no
 /// guest can hold up a pause for as long as 4 GiB take.
 pub const MAX_REQUEST: u64 = MAX_SEGMENTS as u64 * MAX_SEGMENT as u64;
+/// The most bytes that are discarded by one request: a host is done with it in milliseconds.
+pub const MAX_DISCARD: u64 = 1 << 30;
+/// The most bytes that are made zeros by one request: a host that has no quicker way writes them.
+pub const MAX_ZEROES: u64 = 16 << 20;
+/// Length of `struct virtio_blk_discard_write_zeroes`, of which a request has one (max_discard_seg, max_write_zeroes_seg).
+const RANGE: u64 = 16;
+/// A flag of it: VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP.
+const UNMAP: u32 = 1;
 
 /// The status byte (5.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,12 +47,23 @@ pub(crate) enum Request {
     },
     Flush,
     GetId,
+    Discard {
+        offset: u64,
+        len: u64,
+    },
+    WriteZeroes {
+        offset: u64,
+        len: u64,
+        unmap: bool,
+    },
 }
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
 const FLUSH: u32 = 4;
 const GET_ID: u32 = 8;
+const DISCARD: u32 = 11;
+const WRITE_ZEROES: u32 = 13;
 
 impl Request {
     /// Reads the head. An error is the status that the guest is answered.
@@ -55,7 +74,7 @@ impl Request {
         }
         let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = head;
         let (kind, sector) = (u32::from_le_bytes([t0, t1, t2, t3]), u64::from_le_bytes(sector));
-        let place = |len| shared.place(sector, len).ok_or(Status::IoError);
+        let place = |len| shared.place(sector, len, MAX_REQUEST).ok_or(Status::IoError);
         match kind {
             IN => {
                 // The last writable byte is the status.
@@ -69,6 +88,17 @@ impl Request {
             }
             FLUSH => Ok(Self::Flush),
             GET_ID => Ok(Self::GetId),
+            // Not offered for a disk that cannot be written.
+            DISCARD if !shared.read_only => {
+                let range = Range::parse(ring, chain, 0)?;
+                let (offset, len) = range.place(shared, MAX_DISCARD)?;
+                Ok(Self::Discard { offset, len })
+            }
+            WRITE_ZEROES if !shared.read_only => {
+                let range = Range::parse(ring, chain, UNMAP)?;
+                let (offset, len) = range.place(shared, MAX_ZEROES)?;
+                Ok(Self::WriteZeroes { offset, len, unmap: range.flags & UNMAP != 0 })
+            }
             _ => Err(Status::Unsupported),
         }
     }
@@ -76,9 +106,42 @@ impl Request {
     /// Bytes of data, for limits and counters.
     pub fn bytes(&self) -> u64 {
         match self {
-            Self::Read { len, .. } | Self::Write { len, .. } => *len,
-            Self::Flush | Self::GetId => 0,
+            // The host may have to write the zeros.
+            Self::Read { len, .. } | Self::Write { len, .. } | Self::WriteZeroes { len, .. } => *len,
+            Self::Flush | Self::GetId | Self::Discard { .. } => 0,
         }
+    }
+}
+
+/// `struct virtio_blk_discard_write_zeroes`.
+struct Range {
+    sector: u64,
+    sectors: u32,
+    flags: u32,
+}
+
+impl Range {
+    /// What follows the head: one range, with no other flags than `known` (5.2.6.2).
+    fn parse<M: Mem>(ring: &mut RingRef<'_, M>, chain: &Chain, known: u32) -> Result<Self, Status> {
+        let mut range = [0; RANGE as usize];
+        if u64::from(chain.readable_len()) != HEADER + RANGE
+            || !matches!(ring.read(chain, HEADER, &mut range), Ok(16))
+        {
+            return Err(Status::IoError);
+        }
+        let (sector, rest) = range.split_at(8);
+        let (sectors, flags) = rest.split_at(4);
+        let long = |bytes: &[u8]| bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let (sector, sectors, flags) = (long(sector), long(sectors) as u32, long(flags) as u32);
+        if flags & !known != 0 {
+            return Err(Status::Unsupported);
+        }
+        Ok(Self { sector, sectors, flags })
+    }
+
+    fn place(&self, shared: &Shared, most: u64) -> Result<(u64, u64), Status> {
+        let len = u64::from(self.sectors) * SECTOR;
+        Ok((shared.place(self.sector, len, most).ok_or(Status::IoError)?, len))
     }
 }
 

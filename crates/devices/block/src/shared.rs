@@ -1,6 +1,6 @@
 use crate::config::SERIAL_LEN;
 use crate::device::OnFailure;
-use crate::request::{MAX_REQUEST, Request, SECTOR};
+use crate::request::{Request, SECTOR};
 use crate::{BlockConfig, BlockCounters, OnIoError};
 use drystone_bus::Clock;
 use drystone_limit::Limiter;
@@ -68,18 +68,21 @@ impl Shared {
     }
 
     /// Where on the disk `len` bytes from `sector` on begin, in bytes. `None` if they are not whole sectors of the disk, or
-    /// too many.
-    pub fn place(&self, sector: u64, len: u64) -> Option<u64> {
+    /// more than `most`.
+    pub fn place(&self, sector: u64, len: u64, most: u64) -> Option<u64> {
         let end = sector.checked_add(len / SECTOR)?;
-        let good = len.is_multiple_of(SECTOR) && len <= MAX_REQUEST && end <= self.sectors();
+        let good = len.is_multiple_of(SECTOR) && len <= most && end <= self.sectors();
         sector.checked_mul(SECTOR).filter(|_| good)
     }
 
     /// Whether a request that had a place before still has it.
     pub fn fits(&self, request: &Request) -> bool {
         let there = match request {
-            Request::Read { offset, len } | Request::Write { offset, len } => {
-                self.place(offset / SECTOR, *len).is_some()
+            Request::Read { offset, len }
+            | Request::Write { offset, len }
+            | Request::Discard { offset, len }
+            | Request::WriteZeroes { offset, len, .. } => {
+                self.place(offset / SECTOR, *len, u64::MAX).is_some()
             }
             Request::Flush | Request::GetId => true,
         };

@@ -1,5 +1,5 @@
 //! The configuration space (5.2.4) and the features that it belongs to (5.2.3).
-use crate::request::{MAX_SEGMENT, MAX_SEGMENTS};
+use crate::request::{MAX_DISCARD, MAX_SEGMENT, MAX_SEGMENTS, MAX_ZEROES, SECTOR};
 use crate::shared::Shared;
 
 const F_SIZE_MAX: u64 = 1 << 1;
@@ -10,9 +10,11 @@ pub(crate) const F_FLUSH: u64 = 1 << 9;
 const F_TOPOLOGY: u64 = 1 << 10;
 pub(crate) const F_CONFIG_WCE: u64 = 1 << 11;
 const F_MQ: u64 = 1 << 12;
+const F_DISCARD: u64 = 1 << 13;
+const F_WRITE_ZEROES: u64 = 1 << 14;
 
-/// Up to and with `num_queues`.
-pub(crate) const LEN: usize = 36;
+/// Up to what belongs to writing zeros.
+pub(crate) const LEN: usize = 60;
 const WRITEBACK: u64 = 32;
 
 /// Sectors are the unit of everything.
@@ -24,9 +26,7 @@ const LEAST_IO: u16 = 8;
 
 pub(crate) fn features(read_only: bool, queues: u16) -> u64 {
     let mut features = F_SIZE_MAX | F_SEG_MAX | F_BLK_SIZE | F_FLUSH | F_TOPOLOGY | F_CONFIG_WCE;
-    if read_only {
-        features |= F_RO;
-    }
+    features |= if read_only { F_RO } else { F_DISCARD | F_WRITE_ZEROES };
     if queues > 1 {
         features |= F_MQ;
     }
@@ -52,6 +52,16 @@ pub(crate) fn content(shared: &Shared, queue_size: u16) -> [u8; LEN] {
     put(26, &LEAST_IO.to_le_bytes());
     put(32, &[shared.writeback().into()]);
     put(34, &u16::try_from(shared.counters.len()).unwrap_or(u16::MAX).to_le_bytes());
+    if !shared.read_only {
+        let sectors = |bytes: u64| u32::try_from(bytes / SECTOR).unwrap_or(u32::MAX).to_le_bytes();
+        // How many at most, in how many ranges, and for holes where they should begin.
+        put(36, &sectors(MAX_DISCARD));
+        put(40, &1u32.to_le_bytes());
+        put(44, &u32::from(LEAST_IO).to_le_bytes());
+        put(48, &sectors(MAX_ZEROES));
+        put(52, &1u32.to_le_bytes());
+        put(56, &[1]);
+    }
     space
 }
 

@@ -127,6 +127,13 @@ impl<M: Mem> Queue<M> {
             Request::Read { offset, len } => Operation::Read { offset, len },
             Request::Write { offset, len } => Operation::Write { offset, len, through },
             Request::Flush => Operation::Flush,
+            Request::Discard { len: 0, .. } | Request::WriteZeroes { len: 0, .. } => {
+                return answer(ring, self.index, chain, Status::Ok, 0);
+            }
+            Request::Discard { offset, len } => Operation::Discard { offset, len },
+            Request::WriteZeroes { offset, len, unmap } => {
+                Operation::WriteZeroes { offset, len, unmap, through }
+            }
             Request::GetId => return self.tell_serial(ring, chain),
         };
         self.engine.submit(Job { chain, operation, memory: ring.snapshot(), order: self.popped });
@@ -170,6 +177,14 @@ impl<M: Mem> Queue<M> {
                 counters.flushes.increment();
                 0
             }
+            Operation::Discard { .. } => {
+                counters.discards.increment();
+                0
+            }
+            Operation::WriteZeroes { .. } => {
+                counters.zeroes.increment();
+                0
+            }
         };
         answer(ring, self.index, job.chain, Status::Ok, data)
     }
@@ -186,6 +201,8 @@ impl<M: Mem> Queue<M> {
             Operation::Read { .. } => "read",
             Operation::Write { .. } => "write",
             Operation::Flush => "flush",
+            Operation::Discard { .. } => "discard",
+            Operation::WriteZeroes { .. } => "write zeros",
         };
         // The operator knows why, and wants nothing but that it ends.
         let policy = if self.shared.is_pulled() { OnIoError::Report } else { self.shared.on_io_error };

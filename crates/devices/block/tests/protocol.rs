@@ -10,7 +10,8 @@ use drystone_testkit::virtio::{Buf, Ram, Transport, WRITE, ram};
 use drystone_virtio::NEEDS_RESET;
 use std::sync::Arc;
 use std::time::Duration;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 fn disk() -> DiskMachine {
     DiskMachine::new(&content(), |_| ())
@@ -40,6 +41,21 @@ fn reads_and_writes_are_where_they_belong() {
 }
 
 #[test]
+fn what_is_read_from_a_disk_is_dirty_memory() {
+    let mut disk = disk();
+    let written = GuestAddress(0x18_0000);
+    disk.memory.write_slice(&head(IN, 0), GuestAddress(0x1000)).unwrap();
+    let memory = disk.memory.clone();
+    let region = memory.find_region(written).unwrap();
+    let is_dirty = |at: u64| GuestMemoryRegion::bitmap(region).dirty_at(at as usize);
+    let (read, status) = (written.0 + 0xe00, 0x2000);
+    assert!(!is_dirty(read) && !is_dirty(read + 0x1000));
+    disk.raw(&[(0x1000, 16, 0), (read, 1024, WRITE), (status, 1, WRITE)]);
+    assert!(is_dirty(read) && is_dirty(read + 0x200), "over the border of two pages");
+    assert!(!is_dirty(read - 0x1000) && !is_dirty(read + 0x1200));
+}
+
+#[test]
 fn what_is_not_on_the_disk_is_an_error_and_changes_nothing() {
     let mut disk = disk();
     for (sector, len) in [(8, 512), (7, 1024), (0, 511), (0, 1), (u64::MAX, 512), (u64::MAX / 512 + 1, 512)] {
@@ -61,7 +77,7 @@ fn malformed_and_unknown_requests_are_answered() {
     let mut disk = disk();
     assert_eq!(disk.request(&[0; 15], 0), failed(1), "a short header");
     assert_eq!(disk.request(&[], 0), failed(1), "none");
-    for kind in [2, 3, 5, 7, 11, 13, 14, u32::MAX] {
+    for kind in [2, 3, 5, 7, 12, 14, 15, u32::MAX] {
         assert_eq!(disk.request(&head(kind, 0), 0), failed(2), "kind {kind}");
     }
     assert_eq!(disk.port.status(), 0x0f, "none of this is a fault of the device");
@@ -134,8 +150,11 @@ fn the_configuration_space_is_that_of_the_specification() {
     let fields =
         [(0, 8), (8, 4), (12, 4), (16, 4), (20, 4), (24, 1), (25, 1), (26, 2), (28, 4), (32, 1), (34, 2)];
     assert_eq!(fields.map(|(at, len)| le(at, len)), [8, 65536, 62, 0, 512, 3, 0, 8, 0, 1, 3]);
-    // MQ, CONFIG_WCE, TOPOLOGY, FLUSH, BLK_SIZE, SEG_MAX, SIZE_MAX.
-    let own = (1 << 12) | (1 << 11) | (1 << 10) | (1 << 9) | (1 << 6) | (1 << 2) | (1 << 1);
+    let ranges = [(36, 4), (40, 4), (44, 4), (48, 4), (52, 4), (56, 1), (57, 3)];
+    assert_eq!(ranges.map(|(at, len)| le(at, len)), [1 << 21, 1, 8, 1 << 15, 1, 1, 0]);
+    // WRITE_ZEROES, DISCARD, MQ, CONFIG_WCE, TOPOLOGY, FLUSH, BLK_SIZE, SEG_MAX, SIZE_MAX.
+    let own =
+        (1 << 14) | (1 << 13) | (1 << 12) | (1 << 11) | (1 << 10) | (1 << 9) | (1 << 6) | (1 << 2) | (1 << 1);
     assert_eq!(disk.port.offered() & 0xff_ffff, own);
     // Only `writeback` can be written, and a reset of the device switches the cache on again.
     disk.port.config_write(0, &[0; 32]);

@@ -1,7 +1,9 @@
 //! Any requests of a disk, well-formed or not, mixed with pauses, moves, resets, limits and other sizes.
 
 use super::input::Input;
-use crate::block::{Asked, DiskMachine, FEATURES, FLUSH, GET_ID, IN, LEAST_MEMORY, OUT};
+use crate::block::{
+    Asked, DISCARD, DiskMachine, FEATURES, FLUSH, GET_ID, IN, LEAST_MEMORY, OUT, UNMAP, WRITE_ZEROES,
+};
 use crate::virtio::{Transport, used_ram_of};
 use drystone_limit::{LimitConfig, Rate};
 use drystone_virtio::NEEDS_RESET;
@@ -16,8 +18,18 @@ const MOST: u64 = 8;
 
 /// What the driver expects of a request.
 enum Expected {
-    Read { at: u64 },
-    Write { at: u64, data: Vec<u8> },
+    Read {
+        at: u64,
+    },
+    Write {
+        at: u64,
+        data: Vec<u8>,
+    },
+    /// A range becomes zeros: also where it is discarded, as the host has holes.
+    Zeros {
+        at: u64,
+        len: u64,
+    },
     Flush,
     Serial,
     Status(u8),
@@ -91,10 +103,12 @@ impl DiskGuest {
         match input.u8() % 16 {
             0..=2 => self.ask(input, OUT, read_only),
             3..=5 => self.ask(input, IN, read_only),
-            6 => {
-                let kind = [FLUSH, GET_ID][usize::from(input.u8() % 2)];
-                self.ask(input, kind, read_only);
-            }
+            6 => match input.u8() % 4 {
+                0 => self.ask(input, FLUSH, read_only),
+                1 => self.ask(input, GET_ID, read_only),
+                2 => self.range(input, DISCARD, read_only),
+                _ => self.range(input, WRITE_ZEROES, read_only),
+            },
             7 => self.nonsense(input),
             8 | 9 => self.kick(),
             10 => self.machine.pause(),
@@ -132,6 +146,30 @@ impl DiskGuest {
         self.send(&readable, room, cut, shape & 1 != 0, expected);
     }
 
+    /// Sometimes past the end, with flags that there are not, or of another length than one range has.
+    fn range(&mut self, input: &mut Input<'_>, kind: u32, read_only: bool) {
+        let (shape, cut) = (input.u8(), u32::from(input.u8()));
+        let (sector, sectors) = (u64::from(input.u8()) % (SECTORS + 2), u32::from(input.u8()) % 12);
+        let flags = if shape & 2 == 0 { 0 } else { u32::from(input.u8() % 4) };
+        let len = if shape & 4 == 0 { 16 } else { usize::from(input.u8() % 33) };
+        let range = DiskMachine::range(sector, sectors, flags);
+        let data: Vec<u8> = range.into_iter().cycle().take(len).collect();
+        let known = if kind == WRITE_ZEROES { UNMAP } else { 0 };
+        let (at, bytes) = (sector * SECTOR, u64::from(sectors) * SECTOR);
+        let expected = if read_only {
+            Expected::Status(2)
+        } else if len != 16 {
+            Expected::Status(1)
+        } else if flags & !known != 0 {
+            Expected::Status(2)
+        } else if sector + u64::from(sectors) > self.sectors {
+            Expected::Status(1)
+        } else {
+            Expected::Zeros { at, len: bytes }
+        };
+        self.send(&DiskMachine::head(kind, 0, &data), 0, cut, shape & 1 != 0, expected);
+    }
+
     /// A request that is malformed, or of a kind that there is not.
     fn nonsense(&mut self, input: &mut Input<'_>) {
         let (kind, len) = (input.u32(), u32::from(input.u8()));
@@ -139,7 +177,7 @@ impl DiskGuest {
         if readable.len() < 16 {
             return self.send(readable, len, 3, false, Expected::Status(1));
         }
-        if !matches!(kind, IN | OUT | FLUSH | GET_ID) {
+        if !matches!(kind, IN | OUT | FLUSH | GET_ID | DISCARD | WRITE_ZEROES) {
             self.send(&DiskMachine::head(kind, 0, readable), len, 5, true, Expected::Status(2));
         }
     }
@@ -181,6 +219,7 @@ impl DiskGuest {
             }
             Expected::Read { at } => assert_eq!(data, &self.oracle[range(at, data.len())], "read at {at}"),
             Expected::Write { at, data } => self.oracle[range(at, data.len())].copy_from_slice(&data),
+            Expected::Zeros { at, len } => self.oracle[range(at, len as usize)].fill(0),
             Expected::Flush => assert!(data.is_empty()),
             Expected::Serial => assert_eq!(data, b"root\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
         }
@@ -191,7 +230,7 @@ impl DiskGuest {
         self.machine.start(FEATURES);
         // What was not answered was dropped: it may have been done or not, but not answered later.
         for (_, expected) in std::mem::take(&mut self.waiting) {
-            if let Expected::Write { .. } = expected {
+            if let Expected::Write { .. } | Expected::Zeros { .. } = expected {
                 self.oracle.copy_from_slice(&self.machine.content());
             }
         }

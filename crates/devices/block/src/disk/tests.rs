@@ -1,7 +1,7 @@
 use super::*;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use vm_memory::bitmap::{AtomicBitmap, Bitmap};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryMmap, Permissions};
+use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
 
 fn config(path: &Path) -> BlockConfig {
     BlockConfig::new("root", path)
@@ -53,15 +53,15 @@ fn one_writer_or_many_readers() {
     assert!(RawDisk::open(&write).is_ok());
 }
 
-type Memory = GuestMemoryMmap<AtomicBitmap>;
+type Memory = GuestMemoryMmap<()>;
 
-fn slices<'a>(memory: &'a Memory, pieces: &'a [(u64, usize)]) -> Vec<VolatileSlice<'a, impl BitmapSlice>> {
+fn pieces<'a>(memory: &'a Memory, pieces: &[(u64, usize)]) -> Pieces<'a> {
     let of = |(at, len): &(u64, usize)| {
         GuestMemory::get_slices(memory, GuestAddress(*at), *len, Permissions::ReadWrite)
             .unwrap()
             .map(Result::unwrap)
     };
-    pieces.iter().flat_map(of).collect()
+    Pieces::from_slices(&pieces.iter().flat_map(of).collect::<Vec<_>>())
 }
 
 /// Pieces of all sizes, more than one system call takes, over the border of two regions.
@@ -72,24 +72,20 @@ fn every_byte_goes_where_it_belongs() {
     let file = image(&content);
     let disk = RawDisk::open(&config(file.path())).unwrap();
 
-    let mut pieces: Vec<_> = (0..2100).map(|i| (0x2000 + i * 3, (i % 4) as usize)).collect();
-    pieces.push((0x7ff0, 0x20));
-    let wanted: usize = pieces.iter().map(|p| p.1).sum();
-    disk.read(100, &slices(&memory, &pieces)).unwrap();
+    let mut wanted: Vec<_> = (0..2100).map(|i| (0x2000 + i * 3, (i % 4) as usize)).collect();
+    wanted.push((0x7ff0, 0x20));
+    disk.read(100, &mut pieces(&memory, &wanted)).unwrap();
     let mut from = 100;
-    for (at, len) in &pieces {
+    for (at, len) in &wanted {
         let mut got = vec![0; *len];
         memory.read_slice(&mut got, GuestAddress(*at)).unwrap();
         assert_eq!(got, content[from..from + len], "piece at {at:#x}");
         from += len;
     }
-    assert_eq!(from, 100 + wanted);
-    let region = memory.find_region(GuestAddress(0x8000)).unwrap();
-    assert!(vm_memory::GuestMemoryRegion::bitmap(region).dirty_at(0), "what was read is dirty memory");
-    assert!(!vm_memory::GuestMemoryRegion::bitmap(region).dirty_at(0x4000));
+    assert_eq!(from, 100 + wanted.iter().map(|p| p.1).sum::<usize>());
 
     memory.write_slice(&[0xaa; 0x20], GuestAddress(0x7ff0)).unwrap();
-    disk.write(0x1001, &slices(&memory, &[(0x7ff0, 0x20)])).unwrap();
+    disk.write(0x1001, &mut pieces(&memory, &[(0x7ff0, 0x20)])).unwrap();
     let now = std::fs::read(file.path()).unwrap();
     assert_eq!(now[0x1001..0x1021], [0xaa; 0x20]);
     assert_eq!((&now[..0x1001], &now[0x1021..]), (&content[..0x1001], &content[0x1021..]));
@@ -101,9 +97,9 @@ fn past_the_end_is_an_error() {
     let memory = Memory::from_ranges(&[(GuestAddress(0), 0x2000)]).unwrap();
     let file = image(&[7; 1024]);
     let disk = RawDisk::open(&config(file.path())).unwrap();
-    let error = disk.read(512, &slices(&memory, &[(0, 1024)])).unwrap_err();
+    let error = disk.read(512, &mut pieces(&memory, &[(0, 1024)])).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
-    assert!(disk.read(u64::MAX, &slices(&memory, &[(0, 1)])).is_err());
+    assert!(disk.read(u64::MAX, &mut pieces(&memory, &[(0, 1)])).is_err());
 }
 
 #[test]
@@ -113,11 +109,13 @@ fn a_disk_that_was_closed_fails_and_its_file_is_free() {
     let disk = RawDisk::open(&config(file.path())).unwrap();
     disk.close();
     disk.close();
-    let pieces = [(0, 512)];
+    let sector = [(0, 512)];
     for failed in [
-        disk.read(0, &slices(&memory, &pieces)),
-        disk.write(0, &slices(&memory, &pieces)),
+        disk.read(0, &mut pieces(&memory, &sector)),
+        disk.write(0, &mut pieces(&memory, &sector)),
         disk.flush(),
+        disk.discard(0, 512),
+        disk.write_zeroes(0, 512, true),
         disk.size().map(drop),
     ] {
         assert_eq!(failed.unwrap_err().to_string(), "the disk was pulled");
@@ -150,6 +148,72 @@ fn a_file_grows_and_nothing_of_it_is_cut_off() {
     drop(disk);
     let reader = RawDisk::open(&BlockConfig { read_only: true, ..config(file.path()) }).unwrap();
     assert!(matches!(reader.grow(8192), Err(GrowError::ReadOnly)));
+}
+
+/// In a directory whose file system has holes, or none is on this machine.
+fn places() -> Vec<tempfile::NamedTempFile> {
+    let new = |dir: &str| tempfile::NamedTempFile::new_in(dir).ok();
+    ["/dev/shm", env!("CARGO_MANIFEST_DIR"), "/tmp"].into_iter().filter_map(new).collect()
+}
+
+const CHUNK: u64 = 1 << 20;
+
+/// tmpfs has holes and cannot mark ranges as zeros; others can both.
+#[test]
+fn ranges_become_holes_or_zeros_and_nothing_else_changes() {
+    for file in places() {
+        let old = vec![7; 4 * CHUNK as usize];
+        std::fs::write(file.path(), &old).unwrap();
+        let disk = RawDisk::open(&config(file.path())).unwrap();
+        disk.flush().unwrap();
+        let room = || file.as_file().metadata().unwrap().blocks() * 512;
+        let before = room();
+        disk.discard(CHUNK, CHUNK).unwrap();
+        let discarded = room();
+        disk.write_zeroes(2 * CHUNK, CHUNK, false).unwrap();
+        let kept = room();
+        disk.write_zeroes(3 * CHUNK - 512, 1024, false).unwrap();
+        disk.write_zeroes(2 * CHUNK, CHUNK, true).unwrap();
+        let unmapped = room();
+        let mut wanted = old;
+        wanted[CHUNK as usize..3 * CHUNK as usize + 512].fill(0);
+        assert!(std::fs::read(file.path()).unwrap() == wanted, "{}", file.path().display());
+        if !disk.ranges.can(Means::Hole) {
+            eprintln!("NOT RUN: {} is where files have no holes", file.path().display());
+            continue;
+        }
+        // Of blocks as large as the host's, up to some for its own bookkeeping.
+        let near = |a: u64, b: u64| a.abs_diff(b) <= 64 << 10;
+        assert!(near(discarded, before - CHUNK), "{before} {discarded}");
+        assert!(near(kept, discarded), "what is not unmapped keeps its room: {discarded} {kept}");
+        assert!(near(unmapped, kept - CHUNK), "{kept} {unmapped}");
+    }
+}
+
+/// Whatever a host refuses, zeros are zeros in the end.
+#[test]
+fn a_host_that_refuses_is_not_asked_again_and_has_zeros_written() {
+    let file = image(&[7; 64 << 10]);
+    let disk = RawDisk::open(&config(file.path())).unwrap();
+    let refused = io::Error::from_raw_os_error(libc::EOPNOTSUPP);
+    let ranges = &disk.ranges;
+    assert_eq!((ranges.best(true), ranges.best(false)), (Means::Hole, Means::Mark));
+    // This range, of a block device with larger blocks.
+    assert_eq!(ranges.after(Means::Hole, &io::Error::from_raw_os_error(libc::EINVAL)), Some(Means::Mark));
+    assert_eq!(ranges.best(true), Means::Hole);
+    // An error, and not a refusal.
+    assert_eq!(ranges.after(Means::Hole, &io::Error::from_raw_os_error(libc::EIO)), None);
+    assert_eq!(ranges.after(Means::Hole, &refused), Some(Means::Mark));
+    assert_eq!(ranges.best(true), Means::Mark);
+    disk.discard(0, 4096).unwrap();
+    assert_eq!(std::fs::read(file.path()).unwrap(), [7; 64 << 10], "a hint");
+    assert_eq!(ranges.after(Means::Mark, &refused), Some(Means::Write));
+    assert_eq!((ranges.best(true), ranges.best(false)), (Means::Write, Means::Write));
+    disk.write_zeroes(512, 40 << 10, true).unwrap();
+    let now = std::fs::read(file.path()).unwrap();
+    assert!(now[512..][..40 << 10].iter().all(|b| *b == 0));
+    assert_eq!((&now[..512], &now[512 + (40 << 10)..]), (&[7; 512][..], &[7; (24 << 10) - 512][..]));
+    assert_eq!(now.len(), 64 << 10);
 }
 
 /// Another program's image, and its locks.
