@@ -2,12 +2,14 @@
 //! `DRYSTONE_FULL=1`.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use drystone_block::{Block, BlockConfig, BlockHandle, Host};
+use drystone_block::{Block, BlockConfig, BlockHandle, EngineKind, Host};
 use drystone_bus::SystemClock;
 use drystone_limit::{LimitConfig, Rate};
 use drystone_runner::{Doorbells, Runner};
 use drystone_state::Component;
-use drystone_testkit::block::{DiskMachine, FEATURES, IN, OUT};
+use drystone_testkit::block::{
+    DISCARD, DiskMachine, FEATURES, IN, OUT, UNMAP, WRITE_ZEROES, engine_or_threads,
+};
 use drystone_testkit::fuzz;
 use drystone_testkit::virtio::{
     DriverRing, Edges, MmioPort, Plugged, Ram, Transport, WRITE, bring_up, ram, within,
@@ -84,9 +86,13 @@ fn a_disk_through_streams_of_guest_operations() {
     });
 }
 
-const QUEUES: u16 = 2;
+const QUEUES: u16 = 4;
+/// Requests of a queue at once.
+const SLOTS: u64 = 8;
+/// Sectors of the disk that each of those has for itself: they may end in any order.
+const PART: u64 = 8;
 /// Sectors of each queue's own part of the disk.
-const SHARE: u64 = 64;
+const SHARE: u64 = SLOTS * PART;
 const SECTOR: u64 = 512;
 const RING_SIZE: u16 = 32;
 
@@ -106,15 +112,16 @@ struct Rig {
 struct Asked {
     head: u16,
     at: u64,
+    status: u64,
     read: Option<Vec<u8>>,
 }
 
 impl Rig {
-    fn new(runner: &Runner) -> (Self, drystone_runner::Attachment) {
+    fn new(runner: &Runner, engine: EngineKind, direct: bool) -> (Self, drystone_runner::Attachment) {
         let image = tempfile::NamedTempFile::new().unwrap();
         let oracle = vec![0; (u64::from(QUEUES) * SHARE * SECTOR) as usize];
         image.as_file().write_all_at(&oracle, 0).unwrap();
-        let config = BlockConfig { queues: QUEUES, ..BlockConfig::new("soak", image.path()) };
+        let config = BlockConfig { queues: QUEUES, engine, direct, ..BlockConfig::new("soak", image.path()) };
         let host = Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|f| panic!("{f}")) };
         let (device, handle) = Block::<Ram>::open(&config, host).unwrap();
         let (memory, doorbells) = (ram(0x10_0000), Arc::new(Doorbells::new(QUEUES.into()).unwrap()));
@@ -136,53 +143,63 @@ impl Rig {
 
     /// Makes some requests of a queue, for its own part of the disk, and tells the device.
     fn ask(&mut self, queue: u16, noise: &mut Noise) -> Vec<Asked> {
-        let mut all = Vec::new();
-        for slot in 0..1 + noise.below(8) {
-            let len = SECTOR * (1 + noise.below(4));
-            let sector = u64::from(queue) * SHARE + noise.below(SHARE - 4);
-            let at = 0x8_0000 + 0x1_0000 * u64::from(queue) + 0x1000 * slot;
-            let on_disk = (sector * SECTOR) as usize..(sector * SECTOR + len) as usize;
-            let write = noise.below(2) == 0;
-            self.memory
-                .write_slice(&DiskMachine::head(if write { OUT } else { IN }, sector, &[]), GuestAddress(at))
-                .unwrap();
-            let (data, status) = (at + 0x100, at + 0xf00);
-            self.memory.write_slice(&[0xee], GuestAddress(status)).unwrap();
-            // Requests of a queue are done in their order.
-            let read = if write {
-                let bytes = noise.bytes(len as usize);
-                self.memory.write_slice(&bytes, GuestAddress(data)).unwrap();
-                self.oracle[on_disk].copy_from_slice(&bytes);
-                None
-            } else {
-                Some(self.oracle[on_disk].to_vec())
-            };
-            let flags = if write { 0 } else { WRITE };
-            let bufs = [(at, 16, 0), (data, len as u32, flags), (status, 1, WRITE)];
-            let head = self.rings[usize::from(queue)].add(&bufs, noise.below(2) == 0).expect("room");
-            all.push(Asked { head, at, read });
-        }
+        let count = 1 + noise.below(SLOTS);
+        let all = (0..count).map(|slot| self.ask_one(queue, slot, noise)).collect();
         if self.rings[usize::from(queue)].wants_kick() {
             self.doorbells.event(queue).unwrap().write(1).unwrap();
         }
         all
     }
 
-    /// Waits for the answers and looks at each.
-    fn check(&mut self, queue: u16, asked: Vec<Asked>) {
-        for Asked { head, at, read } in asked {
-            let answered = loop {
-                match self.rings[usize::from(queue)].take() {
-                    Some((answered, _)) => break answered,
-                    None => std::thread::yield_now(),
-                }
+    fn ask_one(&mut self, queue: u16, slot: u64, noise: &mut Noise) -> Asked {
+        let len = SECTOR * (1 + noise.below(PART / 2));
+        let sector = u64::from(queue) * SHARE + slot * PART + noise.below(PART / 2);
+        let at = 0x8_0000 + 0x1_0000 * u64::from(queue) + 0x2000 * slot;
+        let on_disk = (sector * SECTOR) as usize..(sector * SECTOR + len) as usize;
+        // Sometimes where direct I/O can take it.
+        let data = at + if noise.below(2) == 0 { 0x1000 } else { 0x100 };
+        let status = at + 0xf00;
+        self.memory.write_slice(&[0xee], GuestAddress(status)).unwrap();
+        let (kind, mut bufs, read) = match noise.below(8) {
+            0..=2 => {
+                let bytes = noise.bytes(len as usize);
+                self.memory.write_slice(&bytes, GuestAddress(data)).unwrap();
+                self.oracle[on_disk.clone()].copy_from_slice(&bytes);
+                (OUT, vec![(data, len as u32, 0)], None)
+            }
+            3..=5 => (IN, vec![(data, len as u32, WRITE)], Some(self.oracle[on_disk.clone()].to_vec())),
+            other => {
+                let kind = if other == 6 { DISCARD } else { WRITE_ZEROES };
+                let flags = if kind == WRITE_ZEROES && noise.below(2) == 0 { UNMAP } else { 0 };
+                let range = DiskMachine::range(sector, (len / SECTOR) as u32, flags);
+                self.memory.write_slice(&range, GuestAddress(data)).unwrap();
+                self.oracle[on_disk].fill(0);
+                (kind, vec![(data, 16, 0)], None)
+            }
+        };
+        let head = DiskMachine::head(kind, sector, &[]);
+        self.memory.write_slice(&head, GuestAddress(at)).unwrap();
+        bufs.insert(0, (at, 16, 0));
+        bufs.push((status, 1, WRITE));
+        let head = self.rings[usize::from(queue)].add(&bufs, noise.below(2) == 0).expect("room");
+        Asked { head, at: data, status, read }
+    }
+
+    /// Waits for the answers, in any order, and looks at each.
+    fn check(&mut self, queue: u16, mut asked: Vec<Asked>) {
+        while !asked.is_empty() {
+            let Some((answered, _)) = self.rings[usize::from(queue)].take() else {
+                std::thread::yield_now();
+                continue;
             };
-            assert_eq!(answered, head, "out of order");
-            let status: u8 = self.memory.read_obj(GuestAddress(at + 0xf00)).unwrap();
+            let which =
+                asked.iter().position(|a| a.head == answered).expect("an answer that nobody waits for");
+            let Asked { head: _, at, status, read } = asked.swap_remove(which);
+            let status: u8 = self.memory.read_obj(GuestAddress(status)).unwrap();
             assert_eq!(status, 0);
             if let Some(expected) = read {
                 let mut data = vec![0; expected.len()];
-                self.memory.read_slice(&mut data, GuestAddress(at + 0x100)).unwrap();
+                self.memory.read_slice(&mut data, GuestAddress(at)).unwrap();
                 assert!(data == expected, "a read gave something else");
             }
         }
@@ -231,11 +248,10 @@ fn operate(port: &MmioPort<Ram>, handle: &BlockHandle, go_on: &AtomicBool) {
 }
 
 /// Workers on threads of their own, an operator on another, and a driver that resets the device with requests in flight.
-#[test]
-fn a_disk_on_threads_is_paused_limited_and_reset() {
-    within(limit(), || {
+fn paused_limited_and_reset(engine: EngineKind, direct: bool) {
+    within(limit(), move || {
         let runner = Runner::new("soak", NonZeroUsize::new(2).unwrap()).unwrap();
-        let (mut rig, _attached) = Rig::new(&runner);
+        let (mut rig, _attached) = Rig::new(&runner, engine_or_threads(engine), direct);
         let (go_on, port, handle) = (AtomicBool::new(true), rig.port.clone(), rig.handle.clone());
         std::thread::scope(|scope| {
             let operator = scope.spawn(|| operate(&port, &handle, &go_on));
@@ -256,4 +272,25 @@ fn a_disk_on_threads_is_paused_limited_and_reset() {
         });
         assert!(rig.content() == rig.oracle, "the disk is not what was written");
     });
+}
+
+#[test]
+fn a_disk_on_threads_is_paused_limited_and_reset() {
+    paused_limited_and_reset(EngineKind::Sync, false);
+}
+
+#[test]
+fn a_disk_whose_threads_wait_is_paused_limited_and_reset() {
+    paused_limited_and_reset(EngineKind::Threads, false);
+}
+
+#[test]
+fn a_disk_on_io_uring_is_paused_limited_and_reset() {
+    paused_limited_and_reset(EngineKind::IoUring, false);
+}
+
+/// As far as the file system of temporary files can.
+#[test]
+fn a_disk_on_io_uring_without_the_hosts_cache_is_paused_limited_and_reset() {
+    paused_limited_and_reset(EngineKind::IoUring, true);
 }

@@ -2,12 +2,13 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use crate::virtio::{Buf, DriverRing, Edges, Log, MmioPort, Pump, Ram, Transport, WRITE, bring_up, ram};
-use drystone_block::{Block, BlockConfig, BlockHandle, Host, OnIoError};
+use drystone_block::{Block, BlockConfig, BlockHandle, EngineKind, Host, OnIoError, RawDisk, UringEngine};
 use drystone_bus::ManualClock;
 use drystone_state::{Component, Persist};
-use drystone_virtio::{F_EVENT_IDX, F_INDIRECT_DESC, Mmio, MmioConfig, MmioState};
+use drystone_virtio::{F_EVENT_IDX, F_INDIRECT_DESC, Mmio, MmioConfig, MmioState, NEEDS_RESET};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tempfile::NamedTempFile;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -42,6 +43,8 @@ const SLOTS: u64 = 0x2_0000;
 const SLOT: u64 = 0x4000;
 const QUEUE_SIZE: u16 = 16;
 const STEPS: u32 = 1000;
+/// For an engine that hangs.
+const LIMIT: Duration = Duration::from_secs(120);
 /// What the driver takes unless told otherwise.
 pub const FEATURES: u64 = F_FLUSH | F_CONFIG_WCE | F_EVENT_IDX | F_INDIRECT_DESC;
 
@@ -109,7 +112,9 @@ impl DiskMachine {
     pub fn in_memory(memory: Ram, content: &[u8], change: impl FnOnce(&mut BlockConfig)) -> Self {
         let image = temporary();
         image.as_file().write_all_at(content, 0).expect("a disk image");
-        let mut config = BlockConfig { queue_size: QUEUE_SIZE, ..BlockConfig::new("root", image.path()) };
+        let config = BlockConfig::new("root", image.path());
+        // One thing at a time, unless a test asks for more.
+        let mut config = BlockConfig { queue_size: QUEUE_SIZE, engine: EngineKind::Sync, ..config };
         change(&mut config);
         let (clock, failures) = (Arc::default(), Arc::default());
         let (pump, edges, log) = (Arc::default(), Arc::default(), Arc::default());
@@ -171,9 +176,25 @@ impl DiskMachine {
         self.serve();
     }
 
-    /// Serves the device until it is idle.
+    /// Serves the device until it is idle, and its engines have nothing to do.
+    ///
+    /// # Panics
+    /// If an engine does not come to an end.
     pub fn serve(&self) {
-        self.pump.run(self.port.0.core(), STEPS);
+        let (core, start) = (self.port.0.core(), Instant::now());
+        self.pump.run(core, STEPS);
+        // A broken queue is not asked for what it has.
+        while self.handle.in_flight() > 0 && self.port.status() & NEEDS_RESET == 0 {
+            assert!(start.elapsed() < LIMIT, "an engine hangs");
+            std::thread::yield_now();
+            // Not the device's own messages, in lane 0.
+            for lane in 1..core.lanes() {
+                for source in core.lane(lane).map(|l| l.sources.clone()).unwrap_or_default() {
+                    let _ = core.ready(lane, source.token);
+                }
+            }
+            self.pump.run(core, STEPS);
+        }
     }
 
     /// As if a timer or a message had woken every worker.
@@ -277,6 +298,26 @@ impl DiskMachine {
     fn build(&self, config: &BlockConfig) -> (MmioPort<Ram>, BlockHandle) {
         let Self { memory, pump, edges, log, clock, failures, .. } = self;
         build(config, memory, pump, edges, log, clock, failures)
+    }
+}
+
+/// `wanted`, or threads where the host permits no io_uring, which it then says.
+///
+/// # Panics
+/// If there is no file to try it on.
+pub fn engine_or_threads(wanted: EngineKind) -> EngineKind {
+    if wanted != EngineKind::IoUring {
+        return wanted;
+    }
+    let file = temporary();
+    file.as_file().set_len(512).expect("a disk image");
+    let disk = RawDisk::open(&BlockConfig::new("probe", file.path())).expect("a disk");
+    match UringEngine::<Ram>::new(Arc::new(disk), 1) {
+        Ok(_) => wanted,
+        Err(why) => {
+            eprintln!("NOT RUN: this host permits no io_uring ({why}): threads instead");
+            EngineKind::Threads
+        }
     }
 }
 

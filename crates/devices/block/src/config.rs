@@ -28,12 +28,59 @@ pub struct BlockConfig {
     /// Entries of a queue: a power of two from 4 to 1024.
     #[serde(default = "default_queue_size")]
     pub queue_size: u16,
+    /// Who does the I/O.
+    #[serde(default)]
+    pub engine: EngineKind,
+    /// Requests leave out the host's cache (O_DIRECT), as far as they are aligned as the host asks for; others go through it.
+    #[serde(default)]
+    pub direct: bool,
+    /// Whether a write that the guest was told of may still be in a cache, until the driver says otherwise or flushes.
+    #[serde(default)]
+    pub cache: Cache,
     /// What happens when the host fails a request.
     #[serde(default)]
     pub on_io_error: OnIoError,
     /// How fast the disk may be.
     #[serde(default)]
     pub limit: LimitConfig,
+}
+
+/// Who does the I/O.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineKind {
+    /// [`IoUring`](Self::IoUring) where the host permits it and the image has a file for it, else [`Threads`](Self::Threads).
+    #[default]
+    Auto,
+    /// The thread that serves the queue waits for the host: [`SyncEngine`](crate::SyncEngine).
+    Sync,
+    /// Others wait for it: [`ThreadEngine`](crate::ThreadEngine).
+    Threads,
+    /// Nobody waits: [`UringEngine`](crate::UringEngine).
+    IoUring,
+}
+
+impl EngineKind {
+    /// As configurations say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Sync => "sync",
+            Self::Threads => "threads",
+            Self::IoUring => "io_uring",
+        }
+    }
+}
+
+/// When a write counts as done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cache {
+    /// When the host has taken it. The driver flushes, or switches this off.
+    #[default]
+    Writeback,
+    /// When it is on stable storage. The driver may switch the cache on.
+    Writethrough,
 }
 
 /// What happens when the host fails a request.
@@ -71,6 +118,9 @@ impl BlockConfig {
             serial: None,
             queues: one(),
             queue_size: default_queue_size(),
+            engine: EngineKind::default(),
+            direct: false,
+            cache: Cache::default(),
             on_io_error: OnIoError::default(),
             limit: LimitConfig::default(),
         }

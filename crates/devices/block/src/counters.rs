@@ -1,4 +1,5 @@
 use drystone_observe::{Counter, Observe, Visitor};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// What one queue did. On cache lines of its own, as another thread bumps those of the next queue.
 #[derive(Debug, Default)]
@@ -25,9 +26,19 @@ pub struct BlockCounters {
     pub refused: Counter,
     /// Requests that had to wait for a rate limit.
     pub throttled: Counter,
+    in_flight: AtomicU32,
 }
 
 impl BlockCounters {
+    /// How many requests the engine has now.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_in_flight(&self, requests: u32) {
+        self.in_flight.store(requests, Ordering::Release);
+    }
+
     fn all(&self) -> [(&'static str, &Counter); 10] {
         let Self {
             reads,
@@ -40,6 +51,7 @@ impl BlockCounters {
             errors,
             refused,
             throttled,
+            in_flight: _,
         } = self;
         [
             ("reads", reads),

@@ -1,6 +1,8 @@
 use crate::shared::Shared;
 use crate::worker::Queue;
-use crate::{BlockConfig, BlockError, BlockHandle, Engine, Image, OnIoError, RawDisk, SyncEngine, space};
+use crate::{
+    BlockConfig, BlockError, BlockHandle, Cache, Engine, EngineKind, Image, OnIoError, RawDisk, engine, space,
+};
 use drystone_bus::Clock;
 use drystone_memory::Mem;
 use drystone_state::PersistDyn;
@@ -61,7 +63,7 @@ pub struct Block<M: Mem> {
 }
 
 impl<M: Mem> Block<M> {
-    /// A disk on the raw file that `config` names, read and written by a [`SyncEngine`] for each queue.
+    /// A disk on the raw file that `config` names, with an engine for each queue as it says.
     ///
     /// # Errors
     /// [`BlockError`]; the file is closed then, and was not changed.
@@ -93,6 +95,7 @@ impl<M: Mem> Block<M> {
     /// # Errors
     /// [`BlockError::Config`], [`BlockError::Event`].
     pub fn pulled(config: &BlockConfig, host: Host) -> Result<(Self, BlockHandle), BlockError> {
+        let config = &BlockConfig { engine: EngineKind::Sync, ..config.clone() };
         let (device, handle) = Self::on(Arc::new(RawDisk::closed(config.read_only)), config, 0, host)?;
         handle.pull();
         Ok((device, handle))
@@ -104,10 +107,9 @@ impl<M: Mem> Block<M> {
         size: u64,
         host: Host,
     ) -> Result<(Self, BlockHandle), BlockError> {
-        let engine = |_| -> Box<dyn Engine<M>> { Box::new(SyncEngine::new(image.clone())) };
-        let engines = (0..config.queues).map(engine).collect();
+        let (engine, engines) = engine::all(config, &image)?;
         let (device, handle) = Self::with_engines(config, size, engines, host)?;
-        Ok((device, BlockHandle { image: Some(image), ..handle }))
+        Ok((device, BlockHandle { image: Some(image), engine, ..handle }))
     }
 
     /// A disk of `size` bytes behind engines of the caller's, one for each queue. The path in `config` is not looked at.
@@ -133,7 +135,13 @@ impl<M: Mem> Block<M> {
         let queues = parts
             .map(|((index, engine), timer)| Queue::new(index, engine, shared.clone(), timer.clone()))
             .collect();
-        let handle = BlockHandle { shared: shared.clone(), image: None, postbox: postbox.clone(), timers };
+        let handle = BlockHandle {
+            shared: shared.clone(),
+            image: None,
+            engine: EngineKind::Auto,
+            postbox: postbox.clone(),
+            timers,
+        };
         Ok((Self { shared, queue_size: config.queue_size, queues, postbox, mailbox }, handle))
     }
 
@@ -205,7 +213,7 @@ impl<M: Mem> VirtioDevice<M> for Block<M> {
     }
     fn reset(&mut self) {
         let Self { shared, queue_size: _, queues: _, postbox: _, mailbox: _ } = self;
-        shared.set_writeback(true);
+        shared.set_writeback(shared.cache == Cache::Writeback);
         // A guest's own reset must not give it a burst: what the limits have saved up stays.
     }
     fn persist(&self) -> Option<&dyn PersistDyn> {

@@ -1,15 +1,24 @@
+mod open;
 mod ranges;
 
-use crate::fd::{Lock, lock, read_at, write_at};
+use crate::fd::{read_at, register, unregister, write_at};
 use crate::request::SECTOR;
-use crate::{BlockConfig, BlockError, GrowError, Image, Pieces};
+use crate::{GrowError, Image, Pieces};
 use arc_swap::ArcSwapOption;
-use std::fs::{File, OpenOptions};
+use io_uring::IoUring;
+use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 pub(crate) use ranges::{Means, Ranges};
+
+/// Where a ring has the file that goes through the host's cache.
+pub(crate) const BUFFERED: u32 = 0;
+/// Where it has the one that does not.
+pub(crate) const DIRECT: u32 = 1;
 
 /// A raw image file or a block device of the host, opened and locked.
 ///
@@ -17,68 +26,109 @@ pub(crate) use ranges::{Means, Ranges};
 /// write it, as long as all of them take such locks, which QEMU and others do as well.
 #[derive(Debug)]
 pub struct RawDisk {
-    /// `None` once it was closed.
-    file: ArcSwapOption<File>,
+    /// `None` once they were closed.
+    files: ArcSwapOption<Files>,
+    path: PathBuf,
     read_only: bool,
+    /// What the host asks of I/O that leaves out its cache, if that is wanted.
+    alignment: Option<Alignment>,
     /// The host has dropped writes that it had taken: fsync(2) says so once, and a later success would be a lie.
     lost: AtomicBool,
     ranges: Ranges,
+    /// Those that have the files as well.
+    rings: Mutex<Vec<Weak<IoUring>>>,
+}
+
+#[derive(Debug)]
+struct Files {
+    /// It has the lock, and is in no ring: those are closed some time after their process has ended.
+    locked: File,
+    direct: Option<File>,
+}
+
+/// What direct I/O must be a multiple of, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Alignment {
+    memory: usize,
+    offset: usize,
 }
 
 impl RawDisk {
-    /// Opens and locks the file that `config` names.
-    ///
-    /// # Errors
-    /// [`BlockError`], in one line that names the disk and the file.
-    pub fn open(config: &BlockConfig) -> Result<Self, BlockError> {
-        let BlockConfig { id, path, read_only, .. } = config;
-        let fail = |attempt, cause| BlockError::File { id: id.clone(), path: path.clone(), attempt, cause };
-        let attempt = if *read_only { "open for reading" } else { "open for writing" };
-        let mut options = OpenOptions::new();
-        // A pipe given by mistake must not make this program wait.
-        options.read(true).write(!read_only).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC);
-        let file = options.open(path).map_err(|cause| fail(attempt, cause))?;
-        let kind = file.metadata().map_err(|cause| fail("look at it", cause))?.file_type();
-        let not = |what| BlockError::NotADisk { id: id.clone(), path: path.clone(), what };
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(not("neither a file nor a block device"));
-        }
-        match lock(&file, !read_only) {
-            Ok(Lock::Taken) => {}
-            Ok(Lock::Busy) => {
-                let (id, path, read_only) = (id.clone(), path.clone(), *read_only);
-                return Err(BlockError::Locked { id, path, read_only });
-            }
-            Err(cause) => return Err(fail("lock it", cause)),
-        }
-        let disk = Self::of(Some(file), *read_only);
-        if disk.size().map_err(|cause| fail("find its size", cause))? < SECTOR {
-            return Err(not("smaller than a sector of 512 bytes"));
-        }
-        Ok(disk)
-    }
-
-    /// A disk whose file was closed already.
-    pub(crate) fn closed(read_only: bool) -> Self {
-        Self::of(None, read_only)
-    }
-
-    fn of(file: Option<File>, read_only: bool) -> Self {
-        let file = ArcSwapOption::from_pointee(file);
-        Self { file, read_only, lost: AtomicBool::new(false), ranges: Ranges::default() }
-    }
-
     /// Whether nobody can write through it.
     pub fn read_only(&self) -> bool {
         self.read_only
     }
 
-    fn with<T>(&self, attempt: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
-        match self.file.load().as_deref() {
-            Some(file) => attempt(file),
-            None => Err(io::Error::new(io::ErrorKind::NotConnected, "the disk was pulled")),
-        }
+    /// Whether requests leave out the host's cache: those that are aligned as the host asks for. Others go through it.
+    pub fn direct(&self) -> bool {
+        self.alignment.is_some()
     }
+
+    /// Whether the host takes these directly.
+    pub(crate) fn is_direct(&self, offset: u64, pieces: &Pieces<'_>) -> bool {
+        self.alignment.is_some_and(|to| {
+            offset.is_multiple_of(to.offset as u64) && pieces.are_aligned(to.memory, to.offset)
+        })
+    }
+
+    pub(crate) fn ranges(&self) -> &Ranges {
+        &self.ranges
+    }
+
+    /// Whether a flush can still succeed.
+    pub(crate) fn trust(&self) -> io::Result<()> {
+        if self.lost.load(Ordering::Acquire) {
+            return Err(io::Error::other("an earlier flush failed: written data may be lost"));
+        }
+        Ok(())
+    }
+
+    /// A flush has failed.
+    pub(crate) fn has_lost(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// Gives a ring the files, at [`BUFFERED`] and [`DIRECT`], until they are closed.
+    pub(crate) fn register(&self, uring: &Arc<IoUring>) -> io::Result<()> {
+        let mut rings = self.rings();
+        let files = self.files.load();
+        let files = files.as_deref().ok_or_else(pulled)?;
+        let buffered = open::again(&self.path, self.read_only, 0, &files.locked)?;
+        register(uring, &[buffered.as_raw_fd(), files.direct.as_ref().map_or(-1, AsRawFd::as_raw_fd)])?;
+        rings.retain(|ring| ring.strong_count() > 0);
+        rings.push(Arc::downgrade(uring));
+        Ok(())
+    }
+
+    fn rings(&self) -> MutexGuard<'_, Vec<Weak<IoUring>>> {
+        self.rings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, attempt: impl FnOnce(&File) -> io::Result<T>) -> io::Result<T> {
+        self.with_files(|files| attempt(&files.locked))
+    }
+
+    fn with_files<T>(&self, attempt: impl FnOnce(&Files) -> io::Result<T>) -> io::Result<T> {
+        self.files.load().as_deref().map_or_else(|| Err(pulled()), attempt)
+    }
+
+    /// With the file for data at this place.
+    fn with_best<T>(
+        &self,
+        offset: u64,
+        pieces: &mut Pieces<'_>,
+        attempt: impl FnOnce(&File, &mut Pieces<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let direct = self.is_direct(offset, pieces);
+        self.with_files(|files| {
+            let file = files.direct.as_ref().filter(|_| direct).unwrap_or(&files.locked);
+            attempt(file, pieces)
+        })
+    }
+}
+
+fn pulled() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the disk was pulled")
 }
 
 impl Image for RawDisk {
@@ -106,19 +156,17 @@ impl Image for RawDisk {
     }
 
     fn read(&self, offset: u64, to: &mut Pieces<'_>) -> io::Result<()> {
-        self.with(|file| read_at(file, offset, to))
+        self.with_best(offset, to, |file, to| read_at(file, offset, to))
     }
 
     fn write(&self, offset: u64, from: &mut Pieces<'_>) -> io::Result<()> {
-        self.with(|file| write_at(file, offset, from))
+        self.with_best(offset, from, |file, from| write_at(file, offset, from))
     }
 
     /// Once this has failed it fails for ever: the host says only once that it has dropped what it could not write (fsync(2)).
     fn flush(&self) -> io::Result<()> {
-        if self.lost.load(Ordering::Acquire) {
-            return Err(io::Error::other("an earlier flush failed: written data may be lost"));
-        }
-        self.with(File::sync_data).inspect_err(|_| self.lost.store(true, Ordering::Release))
+        self.trust()?;
+        self.with(File::sync_data).inspect_err(|_| self.has_lost())
     }
 
     /// Punches a hole, where the host has holes.
@@ -143,10 +191,12 @@ impl Image for RawDisk {
 
     /// Unlocks the file as well.
     fn close(&self) {
-        self.file.store(None);
+        let mut rings = self.rings();
+        self.files.store(None);
+        rings.drain(..).filter_map(|ring| ring.upgrade()).for_each(|ring| unregister(&ring, 2));
     }
 
-    fn raw(&self) -> Option<&RawDisk> {
+    fn raw(self: Arc<Self>) -> Option<Arc<RawDisk>> {
         Some(self)
     }
 }

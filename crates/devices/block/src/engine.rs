@@ -1,7 +1,13 @@
+mod choose;
 mod perform;
 mod sync;
+mod threads;
+mod uring;
 
+pub(crate) use choose::all;
 pub use sync::SyncEngine;
+pub use threads::{ThreadEngine, ThreadPool};
+pub use uring::UringEngine;
 
 use crate::request::HEADER;
 use drystone_memory::Mem;

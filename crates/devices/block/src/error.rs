@@ -49,6 +49,16 @@ pub enum BlockError {
         /// What it is instead.
         what: &'static str,
     },
+    /// An engine that the host does not have, or does not permit.
+    #[error("disk `{id}`: cannot use the engine {engine}: {cause}")]
+    Engine {
+        /// The disk.
+        id: String,
+        /// The engine, as configurations say it.
+        engine: &'static str,
+        /// What the host said.
+        cause: io::Error,
+    },
     /// Timers or mailboxes of the device.
     #[error("disk `{id}`: cannot make an event: {cause}")]
     Event {

@@ -2,7 +2,7 @@ use crate::counters::Sums;
 use crate::device::Message;
 use crate::request::SECTOR;
 use crate::shared::Shared;
-use crate::{BlockCounters, GrowError, Image, ResizeError};
+use crate::{BlockCounters, EngineKind, GrowError, Image, ResizeError};
 use drystone_limit::LimitConfig;
 use drystone_observe::{Observe, Visitor};
 use drystone_virtio::{Postbox, Timer};
@@ -14,6 +14,8 @@ use std::time::Duration;
 pub struct BlockHandle {
     pub(crate) shared: Arc<Shared>,
     pub(crate) image: Option<Arc<dyn Image>>,
+    /// `Auto` for engines of the caller's.
+    pub(crate) engine: EngineKind,
     pub(crate) postbox: Postbox<Message>,
     /// Wakes each queue's worker.
     pub(crate) timers: Vec<Timer>,
@@ -89,9 +91,19 @@ impl BlockHandle {
         self.shared.limiter.config()
     }
 
+    /// Who does the I/O: what [`EngineKind::Auto`] has come to. That itself for engines of the caller's.
+    pub fn engine(&self) -> EngineKind {
+        self.engine
+    }
+
     /// The size that the guest sees, in bytes.
     pub fn size(&self) -> u64 {
         self.shared.sectors().saturating_mul(SECTOR)
+    }
+
+    /// How many requests the engines have now.
+    pub fn in_flight(&self) -> u32 {
+        self.shared.counters.iter().map(BlockCounters::in_flight).sum()
     }
 
     /// What each queue did.
@@ -105,7 +117,9 @@ impl Observe for BlockHandle {
         to.number("size_bytes", self.size());
         to.flag("read_only", self.shared.read_only);
         to.flag("pulled", self.shared.is_pulled());
+        to.text("engine", self.engine.name());
         to.flag("writeback", self.shared.writeback());
+        to.number("in_flight", self.in_flight().into());
         Sums(&self.shared.counters).observe(to);
     }
 }

@@ -1,5 +1,6 @@
 use crate::{GrowError, Pieces, RawDisk};
 use std::io;
+use std::sync::Arc;
 
 /// What a disk's content is kept in: a raw file ([`RawDisk`]), or a format that somebody else brings. Shared by every queue, and
 /// called from several threads at once; each call returns when its work is done.
@@ -53,7 +54,7 @@ pub trait Image: Send + Sync + 'static {
     fn close(&self);
 
     /// The file in which every byte of the disk is at its own offset, for engines that do their I/O themselves. `None` for formats.
-    fn raw(&self) -> Option<&RawDisk> {
+    fn raw(self: Arc<Self>) -> Option<Arc<RawDisk>> {
         None
     }
 }

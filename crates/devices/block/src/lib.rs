@@ -21,11 +21,13 @@ mod space;
 mod state;
 mod worker;
 
-pub use config::{BlockConfig, MAX_QUEUES, OnIoError};
+pub use config::{BlockConfig, Cache, EngineKind, MAX_QUEUES, OnIoError};
 pub use counters::BlockCounters;
 pub use device::{Block, Host, IoFailure};
 pub use disk::RawDisk;
-pub use engine::{Done, Engine, EngineError, Job, Operation, SyncEngine};
+pub use engine::{
+    Done, Engine, EngineError, Job, Operation, SyncEngine, ThreadEngine, ThreadPool, UringEngine,
+};
 pub use error::{BlockError, GrowError, ResizeError};
 pub use fd::Pieces;
 pub use handle::BlockHandle;

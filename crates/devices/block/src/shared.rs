@@ -1,7 +1,7 @@
 use crate::config::SERIAL_LEN;
 use crate::device::OnFailure;
 use crate::request::{Request, SECTOR};
-use crate::{BlockConfig, BlockCounters, OnIoError};
+use crate::{BlockConfig, BlockCounters, Cache, OnIoError};
 use drystone_bus::Clock;
 use drystone_limit::Limiter;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub(crate) struct Shared {
     sectors: AtomicU64,
     /// Nothing is behind it any more.
     pulled: AtomicBool,
+    /// What it is when the driver has not said anything.
+    pub cache: Cache,
     /// The `writeback` field of the configuration space.
     writeback: AtomicBool,
 }
@@ -39,7 +41,8 @@ impl Shared {
             nobody: BlockCounters::default(),
             sectors: AtomicU64::new(size / SECTOR),
             pulled: AtomicBool::new(false),
-            writeback: AtomicBool::new(true),
+            cache: config.cache,
+            writeback: AtomicBool::new(config.cache == Cache::Writeback),
         }
     }
 

@@ -1,7 +1,7 @@
 use crate::request::{Request, Status, answer};
 use crate::shared::Shared;
 use crate::space::{F_CONFIG_WCE, F_FLUSH};
-use crate::{BlockCounters, Done, Engine, EngineError, IoFailure, Job, OnIoError, Operation};
+use crate::{BlockCounters, Cache, Done, Engine, EngineError, IoFailure, Job, OnIoError, Operation};
 use drystone_limit::{Cost, Gate, Passage};
 use drystone_memory::Mem;
 use drystone_virtio::{Chain, Cx, Fault, RingRef, Source, Timer, Worker};
@@ -21,6 +21,8 @@ pub(crate) struct Queue<M: Mem> {
     gate: Gate<Admitted>,
     /// Failed by the host, and the guest is not to know. Nothing is taken from the ring until the machine was paused.
     failed: Vec<Job<M>>,
+    /// How many requests the engine has.
+    in_flight: u32,
     /// How many requests were taken from the ring, less those put back.
     popped: u64,
 }
@@ -33,7 +35,16 @@ type Failure = Option<(&'static str, io::Error)>;
 
 impl<M: Mem> Queue<M> {
     pub fn new(index: u16, engine: Box<dyn Engine<M>>, shared: Arc<Shared>, timer: Timer) -> Self {
-        Self { index, engine, shared, timer, gate: Gate::default(), failed: Vec::new(), popped: 0 }
+        Self {
+            index,
+            engine,
+            shared,
+            timer,
+            gate: Gate::default(),
+            failed: Vec::new(),
+            in_flight: 0,
+            popped: 0,
+        }
     }
 
     pub fn index(&self) -> u16 {
@@ -50,23 +61,35 @@ impl<M: Mem> Queue<M> {
         let (mut failure, mut ring) = (None, cx.ring(self.index)?);
         loop {
             self.reap(&mut ring, &mut failure)?;
-            if !self.engine.has_room() || !self.failed.is_empty() {
+            let begun = self.begin_all(&mut ring, through)?;
+            self.engine.commit();
+            // Some may have ended while they were begun.
+            if !begun {
                 break;
             }
-            let Some((chain, request)) = self.next(&mut ring)? else { break };
-            self.begin(&mut ring, chain, request, through)?;
         }
-        self.engine.commit();
         drop(ring);
+        self.count().set_in_flight(self.in_flight);
         report(cx, failure);
         Ok(())
+    }
+
+    /// Begins requests while the engine has room, and says whether there was one.
+    fn begin_all(&mut self, ring: &mut RingRef<'_, M>, through: bool) -> Result<bool, Fault> {
+        let mut begun = false;
+        while self.engine.has_room() && self.failed.is_empty() {
+            let Some((chain, request)) = self.next(ring)? else { break };
+            self.begin(ring, chain, request, through)?;
+            begun = true;
+        }
+        Ok(begun)
     }
 
     /// A driver that cannot flush, or has switched the cache off, takes a completed write for a safe one (5.2.6.2).
     fn writes_through(&self, features: u64) -> bool {
         let cache = match features & (F_FLUSH | F_CONFIG_WCE) {
             0 => false,
-            F_FLUSH => true,
+            F_FLUSH => self.shared.cache == Cache::Writeback,
             _ => self.shared.writeback(),
         };
         !cache
@@ -136,6 +159,7 @@ impl<M: Mem> Queue<M> {
             }
             Request::GetId => return self.tell_serial(ring, chain),
         };
+        self.in_flight += 1;
         self.engine.submit(Job { chain, operation, memory: ring.snapshot(), order: self.popped });
         Ok(())
     }
@@ -151,6 +175,7 @@ impl<M: Mem> Queue<M> {
 
     fn reap(&mut self, ring: &mut RingRef<'_, M>, failure: &mut Failure) -> Result<(), Fault> {
         while let Some(Done { job, result }) = self.engine.reap() {
+            self.in_flight = self.in_flight.saturating_sub(1);
             match result {
                 Ok(()) => self.complete(ring, job)?,
                 Err(EngineError::Memory) => self.refuse(ring, job.chain, Status::IoError)?,
@@ -266,8 +291,13 @@ impl<M: Mem> Worker<M> for Queue<M> {
         let mut failure = None;
         let mut ring = cx.ring(self.index)?;
         self.reap(&mut ring, &mut failure)?;
-        self.put_back(&mut ring)?;
+        self.engine.commit();
+        // What is still in flight may fail too.
+        if self.in_flight == 0 {
+            self.put_back(&mut ring)?;
+        }
         drop(ring);
+        self.count().set_in_flight(self.in_flight);
         self.shared.limiter.pause();
         report(cx, failure);
         Ok(())
@@ -276,6 +306,8 @@ impl<M: Mem> Worker<M> for Queue<M> {
         drop(self.gate.give_up(&self.shared.limiter));
         self.failed.clear();
         self.engine.cancel();
+        self.in_flight = 0;
+        self.count().set_in_flight(0);
         self.timer.clear();
     }
     fn sources(&self) -> Vec<Source> {

@@ -1,7 +1,7 @@
 //! A driver that we did not write finds two disks on PCI, reads and writes them.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-use drystone_block::{Block, BlockConfig, Host};
+use drystone_block::{Block, BlockConfig, EngineKind, Host};
 use drystone_bus::ManualClock;
 use drystone_testkit::virtio::{Arena, ForeignHal, PciMachine, Ram, ram, within};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ fn disk(name: &str, sectors: u64) -> (Block<Ram>, NamedTempFile) {
     let image = NamedTempFile::new().unwrap();
     image.as_file().set_len(sectors * 512).unwrap();
     let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()) };
-    let config = BlockConfig { queues: 3, ..BlockConfig::new(name, image.path()) };
+    let config = BlockConfig { queues: 3, engine: EngineKind::Sync, ..BlockConfig::new(name, image.path()) };
     (Block::open(&config, host).unwrap().0, image)
 }
 

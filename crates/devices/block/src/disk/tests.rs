@@ -1,4 +1,5 @@
 use super::*;
+use crate::{BlockConfig, BlockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap, Permissions};
@@ -214,6 +215,44 @@ fn a_host_that_refuses_is_not_asked_again_and_has_zeros_written() {
     assert!(now[512..][..40 << 10].iter().all(|b| *b == 0));
     assert_eq!((&now[..512], &now[512 + (40 << 10)..]), (&[7; 512][..], &[7; (24 << 10) - 512][..]));
     assert_eq!(now.len(), 64 << 10);
+}
+
+/// Aligned requests leave out the host's cache, others do not, and both see the same disk.
+#[test]
+fn direct_and_other_requests_see_one_disk() {
+    let dir = tempfile::NamedTempFile::new_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    std::fs::write(dir.path(), [7; 64 << 10]).unwrap();
+    let config = BlockConfig { direct: true, ..config(dir.path()) };
+    let disk = match RawDisk::open(&config) {
+        Ok(disk) => disk,
+        Err(e) => return eprintln!("NOT RUN: this file system has no direct I/O: {e}"),
+    };
+    assert!(disk.direct() && matches!(RawDisk::open(&config), Err(BlockError::Locked { .. })));
+    let memory = Memory::from_ranges(&[(GuestAddress(0), 0x2_0000)]).unwrap();
+    let (aligned, odd) = ([(0x1000, 0x2000), (0x4000, 0x1000)], [(0x8001, 0x2fff), (0xc000, 1)]);
+    assert!(
+        disk.is_direct(0x3000, &pieces(&memory, &aligned)) && !disk.is_direct(0x3000, &pieces(&memory, &odd))
+    );
+    assert!(!disk.is_direct(0x3001, &pieces(&memory, &aligned)));
+    for (n, (write, read)) in
+        [(&aligned, &odd), (&odd, &aligned), (&aligned, &aligned)].into_iter().enumerate()
+    {
+        let content: Vec<u8> = (0..0x3000).map(|i| (i / 7 + n) as u8).collect();
+        let mut rest = &content[..];
+        for (at, len) in write {
+            memory.write_slice(&rest[..*len], GuestAddress(*at)).unwrap();
+            rest = &rest[*len..];
+        }
+        disk.write(0x3000, &mut pieces(&memory, write)).unwrap();
+        disk.read(0x3000, &mut pieces(&memory, read)).unwrap();
+        let mut got = Vec::new();
+        for (at, len) in read {
+            let mut piece = vec![0; *len];
+            memory.read_slice(&mut piece, GuestAddress(*at)).unwrap();
+            got.extend(piece);
+        }
+        assert!(got == content, "{n}");
+    }
 }
 
 /// Another program's image, and its locks.

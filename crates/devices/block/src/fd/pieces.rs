@@ -6,6 +6,8 @@ use vm_memory::{GuestMemory, VolatileSlice};
 
 /// What is written where the host has no quicker way to make zeros: up to 1024 times in one system call.
 const ZEROS_LEN: usize = 16 << 10;
+/// The most pieces that one system call takes.
+const MAX_PIECES: usize = 1024;
 #[repr(align(4096))]
 struct Zeros([u8; ZEROS_LEN]);
 static ZEROS: Zeros = Zeros([0; ZEROS_LEN]);
@@ -79,16 +81,34 @@ impl<'a> Pieces<'a> {
         self.next >= self.iov.len()
     }
 
-    /// What is left, to be read and written.
-    pub fn iter(&self) -> impl Iterator<Item = VolatileSlice<'_, ()>> {
-        // SAFETY: each was a volatile slice of memory that is mapped for 'a, which is longer than this borrow; or the zeros, which are
-        // made for writing to a disk only.
-        self.rest().iter().map(|v| unsafe { VolatileSlice::new(v.iov_base.cast(), v.iov_len) })
+    /// For whoever keeps them beside the job that they were made of.
+    ///
+    /// # Safety
+    /// They must not be used once their memory may be gone.
+    pub(crate) unsafe fn forget_life_time(self) -> Pieces<'static> {
+        let Self { iov, next, memory: _ } = self;
+        Pieces { iov, next, memory: PhantomData }
     }
 
-    /// What is left.
-    pub(super) fn rest(&self) -> &[libc::iovec] {
-        self.iov.get(self.next..).unwrap_or_default()
+    /// Whether direct I/O takes them: every address a multiple of `memory`, every length of `lengths`.
+    pub(crate) fn are_aligned(&self, memory: usize, lengths: usize) -> bool {
+        let fits =
+            |v: &libc::iovec| v.iov_base.addr().is_multiple_of(memory) && v.iov_len.is_multiple_of(lengths);
+        self.iov.iter().skip(self.next).all(fits)
+    }
+
+    /// What is left, to be read and written.
+    pub fn iter(&self) -> impl Iterator<Item = VolatileSlice<'_, ()>> {
+        let all = self.iov.get(self.next..).unwrap_or_default();
+        // SAFETY: each was a volatile slice of memory that is mapped for 'a, which is longer than this borrow; or the zeros, which are
+        // made for writing to a disk only.
+        all.iter().map(|v| unsafe { VolatileSlice::new(v.iov_base.cast(), v.iov_len) })
+    }
+
+    /// What is left, as far as one system call takes it (IOV_MAX).
+    pub(crate) fn rest(&self) -> &[libc::iovec] {
+        let rest = self.iov.get(self.next..).unwrap_or_default();
+        rest.get(..MAX_PIECES).unwrap_or(rest)
     }
 
     /// The first `bytes` of what is left are used up.

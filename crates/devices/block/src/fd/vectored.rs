@@ -3,9 +3,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// The most pieces that one system call takes (IOV_MAX).
-const MAX_PIECES: usize = 1024;
-
 type Call = unsafe extern "C" fn(libc::c_int, *const libc::iovec, libc::c_int, libc::off_t) -> libc::ssize_t;
 
 /// Fills `to` from the file, from `offset` on.
@@ -34,7 +31,7 @@ fn once(call: Call, file: &File, offset: u64, pieces: &Pieces<'_>) -> io::Result
     let too_far = || io::Error::from(io::ErrorKind::InvalidInput);
     let at = libc::off_t::try_from(offset).map_err(|_| too_far())?;
     let rest = pieces.rest();
-    let count = libc::c_int::try_from(rest.len().min(MAX_PIECES)).map_err(|_| too_far())?;
+    let count = libc::c_int::try_from(rest.len()).map_err(|_| too_far())?;
     loop {
         // SAFETY: the descriptor is open, and the kernel is given `count` pieces that stay mapped for the call, writable if they are
         // to be filled. No reference leads there: guest memory is only ever reached through volatile slices.
