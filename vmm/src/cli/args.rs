@@ -369,7 +369,7 @@ pub(super) struct RunArgs {
     /// The guest's serial console: stdio, none, or file:PATH for its output [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub console: Option<ConsoleConfig>,
-    /// A virtio disk, for example root.img,id=root,readonly; may be given more than once, and then replaces those of the file
+    /// A virtio disk, for example root.img,id=root,readonly or path=data.img,engine=io_uring,direct; may be given more than once, and then replaces those of the file
     #[arg(long, value_name = "PATH[,SETTING=VALUE]…")]
     pub disk: Vec<DiskConfig>,
     /// Give the guest random bytes of the host's: true or false [default: true]

@@ -1,6 +1,5 @@
 use super::{ByteSize, LimitSettings, Transport};
-use clap::ValueEnum;
-use drystone_block::{BlockConfig, OnIoError};
+use drystone_block::{BlockConfig, Cache, EngineKind, OnIoError};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,8 +8,11 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskConfig {
-    /// A raw image file or a block device of the host.
+    /// An image file or a block device of the host.
     pub path: PathBuf,
+    /// What the file holds. Never guessed: a guest can write what it likes into a raw file.
+    #[serde(skip_serializing_if = "is_default")]
+    pub format: DiskFormat,
     /// Its name in messages and counters; `disk0`, `disk1` and so on unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -25,6 +27,15 @@ pub struct DiskConfig {
     /// How many queues. One unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
+    /// Who waits for the host.
+    #[serde(skip_serializing_if = "is_default")]
+    pub engine: EngineKind,
+    /// Leave out the host's cache (O_DIRECT), as far as requests are aligned as the host asks for.
+    #[serde(skip_serializing_if = "is_default")]
+    pub direct: bool,
+    /// Whether a write that the guest was told of may still be in a cache, unless the guest says otherwise.
+    #[serde(skip_serializing_if = "is_default")]
+    pub cache: Cache,
     /// What happens when the host fails a request.
     pub on_io_error: OnIoError,
     /// Bytes a second, both directions together. No limit unless given.
@@ -41,14 +52,28 @@ pub struct DiskConfig {
     pub operations_burst: Option<u64>,
 }
 
+/// What a disk's file holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// Each byte of the disk at its own offset.
+    #[default]
+    Raw,
+}
+
+/// So that snapshots say what they always said.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// Why a flag describes no disk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiskError {
     /// No such setting.
     #[error(
-        "{0:?} is no setting: use path, id, readonly, serial, transport, queues, on_io_error, bandwidth, \
-         bandwidth_burst, operations or operations_burst"
+        "{0:?} is no setting: use path, format, id, readonly, serial, transport, queues, engine, direct, cache, on_io_error, \
+         bandwidth, bandwidth_burst, operations or operations_burst"
     )]
     Unknown(String),
     /// A setting given twice.
@@ -90,6 +115,10 @@ impl DiskConfig {
         block.read_only = self.readonly;
         block.serial = self.serial.clone();
         block.queues = self.queues.unwrap_or(block.queues);
+        let DiskFormat::Raw = self.format;
+        block.engine = self.engine;
+        block.direct = self.direct;
+        block.cache = self.cache;
         block.on_io_error = self.on_io_error;
         block.limit = limit;
         // It names the disk, which the caller does as well.
@@ -107,31 +136,24 @@ impl DiskConfig {
             value: value.unwrap_or_default().into(),
             what,
         };
-        fn parse<T: FromStr<Err: ToString>>(value: Option<&str>) -> Result<T, String> {
-            value.ok_or("needs a value")?.parse().map_err(|e: T::Err| e.to_string())
-        }
         match name {
             "path" => self.path = parse(value).map_err(bad)?,
             "id" => self.id = Some(parse(value).map_err(bad)?),
-            "readonly" => {
-                self.readonly =
-                    value.map_or(Ok(true), |v| v.parse().map_err(|_| bad("use true or false".into())))?
-            }
+            "format" => self.format = choose(value, &[("raw", DiskFormat::Raw)]).map_err(bad)?,
+            "readonly" => self.readonly = flag(value).map_err(bad)?,
             "serial" => self.serial = Some(parse(value).map_err(bad)?),
             "transport" => {
-                let transport = value.and_then(|v| Transport::from_str(v, false).ok());
-                self.transport = Some(transport.ok_or_else(|| bad("use pci or mmio".into()))?)
+                let all = [("pci", Transport::Pci), ("mmio", Transport::Mmio)];
+                self.transport = Some(choose(value, &all).map_err(bad)?);
             }
             "queues" => self.queues = Some(parse(value).map_err(bad)?),
-            "on_io_error" => {
-                self.on_io_error = match value {
-                    Some("report") => OnIoError::Report,
-                    Some("ignore") => OnIoError::Ignore,
-                    Some("pause") => OnIoError::Pause,
-                    Some("stop") => OnIoError::Stop,
-                    _ => return Err(bad("use report, ignore, pause or stop".into())),
-                }
+            "engine" => self.engine = choose(value, &ENGINES).map_err(bad)?,
+            "direct" => self.direct = flag(value).map_err(bad)?,
+            "cache" => {
+                let all = [("writeback", Cache::Writeback), ("writethrough", Cache::Writethrough)];
+                self.cache = choose(value, &all).map_err(bad)?;
             }
+            "on_io_error" => self.on_io_error = choose(value, &POLICIES).map_err(bad)?,
             "bandwidth" => self.bandwidth = Some(parse(value).map_err(bad)?),
             "bandwidth_burst" => self.bandwidth_burst = Some(parse(value).map_err(bad)?),
             "operations" => self.operations = Some(parse(value).map_err(bad)?),
@@ -140,6 +162,40 @@ impl DiskConfig {
         }
         Ok(())
     }
+}
+
+const ENGINES: [(&str, EngineKind); 4] = [
+    ("auto", EngineKind::Auto),
+    ("sync", EngineKind::Sync),
+    ("threads", EngineKind::Threads),
+    ("io_uring", EngineKind::IoUring),
+];
+
+const POLICIES: [(&str, OnIoError); 4] = [
+    ("report", OnIoError::Report),
+    ("ignore", OnIoError::Ignore),
+    ("pause", OnIoError::Pause),
+    ("stop", OnIoError::Stop),
+];
+
+fn parse<T: FromStr<Err: ToString>>(value: Option<&str>) -> Result<T, String> {
+    value.ok_or("needs a value")?.parse().map_err(|e: T::Err| e.to_string())
+}
+
+fn flag(value: Option<&str>) -> Result<bool, String> {
+    value.map_or(Ok(true), |v| v.parse().map_err(|_| "use true or false".into()))
+}
+
+fn choose<T: Copy>(value: Option<&str>, all: &[(&str, T)]) -> Result<T, String> {
+    let chosen = all.iter().find(|(name, _)| Some(*name) == value);
+    chosen.map(|(_, one)| *one).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
+        match names.split_last() {
+            Some((last, [])) => format!("use {last}"),
+            Some((last, others)) => format!("use {} or {last}", others.join(", ")),
+            None => "no value will do".into(),
+        }
+    })
 }
 
 impl FromStr for DiskConfig {

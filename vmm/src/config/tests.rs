@@ -95,6 +95,10 @@ fn full() -> Config {
             serial: Some("S1".into()),
             transport: Some(Transport::Pci),
             queues: Some(2),
+            format: DiskFormat::Raw,
+            engine: drystone_block::EngineKind::Threads,
+            direct: true,
+            cache: drystone_block::Cache::Writethrough,
             on_io_error: drystone_block::OnIoError::Pause,
             bandwidth: Some(ByteSize(1 << 20)),
             bandwidth_burst: Some(ByteSize(2 << 20)),
@@ -221,6 +225,7 @@ fn values_that_make_no_sense_get_one_line_each() {
 
 #[test]
 fn disks_are_tables_or_flags() {
+    use drystone_block::{Cache, EngineKind};
     let file = "[[disk]]\npath = \"root.img\"\nid = \"root\"\nreadonly = true\nbandwidth = \"10M\"\n[[disk]]\npath = \"b\"";
     let config = Config::from_toml(file).unwrap();
     let flags = ["path=root.img,id=root,readonly,bandwidth=10M", "b"];
@@ -234,9 +239,12 @@ fn disks_are_tables_or_flags() {
         Some((10 << 20, (10 << 20) / 20))
     );
     assert_eq!(config.disk[1].block(1).unwrap().id, "disk1");
-    let all = "path=p,serial=A 1,queues=2,readonly=false,on_io_error=stop,bandwidth=1,bandwidth_burst=2,operations=3,operations_burst=4";
+    let all = "path=p,serial=A 1,queues=2,readonly=false,on_io_error=stop,format=raw,engine=io_uring,direct,cache=writethrough,bandwidth=1,bandwidth_burst=2,operations=3,operations_burst=4";
     let all = all.parse::<DiskConfig>().unwrap().block(0).unwrap();
     assert_eq!(all.on_io_error, drystone_block::OnIoError::Stop);
+    assert_eq!((all.engine, all.direct, all.cache), (EngineKind::IoUring, true, Cache::Writethrough));
+    let usual = "p".parse::<DiskConfig>().unwrap().block(0).unwrap();
+    assert_eq!((usual.engine, usual.direct, usual.cache), (EngineKind::Auto, false, Cache::Writeback));
     assert_eq!(all.limit.operations.map(|r| (r.per_second.get(), r.burst())), Some((3, 4)));
 }
 
@@ -271,6 +279,11 @@ fn a_wrong_disk_is_named() {
         ("a,readonly=maybe", "readonly=\"maybe\": use true or false"),
         ("a,transport=isa", "transport=\"isa\": use pci or mmio"),
         ("a,on_io_error=no", "on_io_error=\"no\": use report, ignore, pause or stop"),
+        ("a,format=qcow2", "format=\"qcow2\": use raw"),
+        ("a,engine=fast", "engine=\"fast\": use auto, sync, threads or io_uring"),
+        ("a,engine", "engine=\"\": use auto, sync, threads or io_uring"),
+        ("a,direct=yes", "direct=\"yes\": use true or false"),
+        ("a,cache=none", "cache=\"none\": use writeback or writethrough"),
         ("a,bandwidth=1.5G", "bandwidth=\"1.5G\":"),
     ] {
         let error = flag.parse::<DiskConfig>().unwrap_err().to_string();
