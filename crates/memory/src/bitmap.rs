@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use vm_memory::bitmap::{Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
 
 const BITS: usize = u64::BITS as usize;
+/// A constant, so that no write has to divide.
+const PAGE_SIZE: usize = 4096;
 
-/// A bit for each page of a region: set when something is written there, by whoever writes through `vm-memory`.
+/// A bit for each page of 4 KiB of a region: set when something is written there, by whoever writes through `vm-memory`.
 ///
 /// It means what vm-memory's `AtomicBitmap` means, and costs nothing until something is marked: that one writes zeros to all of
 /// its 32 KiB a GiB when it is made, this one lies in anonymous memory that the host gives, a page for 128 MiB of RAM,
@@ -19,7 +21,6 @@ pub struct DirtyBitmap {
     /// How many words there are.
     len: NonZeroUsize,
     pages: usize,
-    page_size: NonZeroUsize,
 }
 
 // SAFETY: the mapping belongs to this value alone and is only accessed through shared references to atomics.
@@ -28,12 +29,12 @@ unsafe impl Send for DirtyBitmap {}
 unsafe impl Sync for DirtyBitmap {}
 
 impl DirtyBitmap {
-    /// For `byte_size` bytes in pages of `page_size` bytes, of which the last need not be whole. Nothing is marked.
+    /// For `byte_size` bytes, of which the last page need not be whole. Nothing is marked.
     ///
     /// # Errors
     /// What the host says when it does not give the address space.
-    pub fn new(byte_size: usize, page_size: NonZeroUsize) -> io::Result<Self> {
-        let pages = byte_size.div_ceil(page_size.get());
+    pub fn new(byte_size: usize) -> io::Result<Self> {
+        let pages = byte_size.div_ceil(PAGE_SIZE);
         let len = NonZeroUsize::new(pages.div_ceil(BITS)).unwrap_or(NonZeroUsize::MIN);
         let bytes = Self::bytes(len);
         let (protection, flags) =
@@ -41,7 +42,7 @@ impl DirtyBitmap {
         // SAFETY: a new mapping, at an address that the host chooses.
         let mapping = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), bytes, protection, flags)? };
         let words = NonNull::new(mapping.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let bitmap = Self { words, len, pages, page_size };
+        let bitmap = Self { words, len, pages };
         // One bit must not cost a huge page. A host without them refuses, and needs no advice.
         // SAFETY: exactly the mapping; the advice changes no content.
         let _ = unsafe { rustix::mm::madvise(mapping, bytes, Advice::LinuxNoHugepage) };
@@ -70,20 +71,32 @@ impl DirtyBitmap {
     }
 
     /// Marks the pages of `len` bytes from `offset` on; those that do not exist are left out.
+    #[inline]
     pub fn mark(&self, offset: usize, len: usize) {
         let Some(to_last) = len.checked_sub(1) else { return };
-        let first = offset / self.page_size;
-        let end = (offset.saturating_add(to_last) / self.page_size).saturating_add(1).min(self.pages);
+        let (first, last) = (offset / PAGE_SIZE, offset.saturating_add(to_last) / PAGE_SIZE);
+        if first == last && first < self.pages {
+            self.set(first / BITS, 1 << (first % BITS));
+        } else {
+            self.mark_pages(first, last.saturating_add(1).min(self.pages));
+        }
+    }
+
+    fn mark_pages(&self, first: usize, end: usize) {
         let mut page = first;
         while page < end {
             // Up to the end of this word.
             let count = (BITS - page % BITS).min(end - page);
-            let mask = (u64::MAX >> (BITS - count)) << (page % BITS);
-            if let Some(word) = self.words().get(page / BITS) {
-                // Also where the bits are set already: a reader that clears them now must see what was written before.
-                word.fetch_or(mask, Ordering::SeqCst);
-            }
+            self.set(page / BITS, (u64::MAX >> (BITS - count)) << (page % BITS));
             page += count;
+        }
+    }
+
+    /// Also where the bits are set already: a reader that clears them now must see what was written before.
+    #[inline]
+    fn set(&self, word: usize, mask: u64) {
+        if let Some(word) = self.words().get(word) {
+            word.fetch_or(mask, Ordering::SeqCst);
         }
     }
 
@@ -118,11 +131,12 @@ impl<'a> WithBitmapSlice<'a> for DirtyBitmap {
 }
 
 impl Bitmap for DirtyBitmap {
+    #[inline]
     fn mark_dirty(&self, offset: usize, len: usize) {
         self.mark(offset, len);
     }
     fn dirty_at(&self, offset: usize) -> bool {
-        self.is_marked(offset / self.page_size)
+        self.is_marked(offset / PAGE_SIZE)
     }
     fn slice_at(&self, offset: usize) -> RefSlice<'_, Self> {
         RefSlice::new(self, offset)
@@ -140,8 +154,7 @@ impl Default for DirtyBitmap {
 /// allocation fails. [`DirtyBitmap::new`] gives an error instead.
 impl NewBitmap for DirtyBitmap {
     fn with_len(len: usize) -> Self {
-        const PAGE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
-        Self::new(len, PAGE).unwrap_or_else(|_| handle_alloc_error(Layout::new::<AtomicU64>()))
+        Self::new(len).unwrap_or_else(|_| handle_alloc_error(Layout::new::<AtomicU64>()))
     }
 }
 

@@ -10,9 +10,11 @@ mod bitmap;
 mod layout;
 mod mem;
 mod ram;
+mod tracked;
 
 pub use backed::Backed;
 pub use bitmap::DirtyBitmap;
 pub use layout::{Layout, LayoutError, RamRange, Window};
 pub use mem::Mem;
 pub use ram::{Backing, DirtyPages, GuestRam, HugePages, MemoryError, RamConfig, RamMap, RamRegion, RamView};
+pub use tracked::Tracked;

@@ -4,7 +4,6 @@ mod content;
 mod discard;
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
-use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 use vm_memory::mmap::MmapRegionBuilder;
@@ -14,7 +13,6 @@ use vm_memory::{
 };
 
 const PAGE: u64 = 4096;
-const PAGE_SIZE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(PAGE as usize - 1);
 
 /// One mapped range of guest RAM. Everything written through it is marked in its bitmap, one bit a 4 KiB page.
 pub type RamRegion = GuestRegionMmap<DirtyBitmap>;
@@ -281,7 +279,7 @@ fn map(range: RamRange, source: &Source, offset: u64, huge: HugePages) -> Result
     let file = file.map(|file| FileOffset::from_arc(file.clone(), offset));
     // MAP_NORESERVE: RAM may be larger than what the host has free; it is populated as the guest touches it.
     let flags = kind | libc_flags::NORESERVE;
-    let bitmap = DirtyBitmap::new(size, PAGE_SIZE).map_err(|e| failed(e.to_string()))?;
+    let bitmap = DirtyBitmap::new(size).map_err(|e| failed(e.to_string()))?;
     let mapping = build(size, bitmap, flags, file).map_err(|e| failed(e.to_string()))?;
     advise(&mapping, base, huge)?;
     GuestRegionMmap::new(mapping, GuestAddress(base)).ok_or_else(|| failed("the range overflows".into()))

@@ -18,48 +18,59 @@ pub struct Seg {
 /// holds addresses, never host pointers. Dropping one without completing it is counted, and a device bug unless it
 /// happens in [`cancel`](crate::Worker::cancel).
 #[derive(Debug)]
-pub struct Chain {
-    pub(crate) head: u16,
+pub struct Chain(pub(crate) Box<Body>);
+
+/// Boxed: a chain is handed on several times on its way, and its ring keeps it for the next request.
+#[derive(Debug)]
+pub(crate) struct Body {
+    pub head: u16,
     /// Position in the available ring, for putting it back.
-    pub(crate) position: u16,
-    pub(crate) live: bool,
-    pub(crate) segs: Vec<Seg>,
+    pub position: u16,
+    pub live: bool,
+    pub segs: Vec<Seg>,
     /// How many of them are readable.
-    pub(crate) split: usize,
-    pub(crate) readable_len: u32,
-    pub(crate) writable_len: u32,
+    pub split: usize,
+    pub readable_len: u32,
+    pub writable_len: u32,
     /// The ring's count of chains that were dropped alive; also says which ring it came from, and since which reset.
-    pub(crate) dropped: Arc<AtomicU16>,
+    pub dropped: Arc<AtomicU16>,
 }
 
 impl Chain {
+    /// Without segments and not alive, of a ring that counts its losses in `dropped`.
+    pub(crate) fn blank(dropped: Arc<AtomicU16>) -> Self {
+        let segs = Vec::with_capacity(4);
+        let (head, position, live, split, readable_len, writable_len) = (0, 0, false, 0, 0, 0);
+        Self(Box::new(Body { head, position, live, segs, split, readable_len, writable_len, dropped }))
+    }
+
     /// The index of its first descriptor, by which the driver knows it.
     pub fn head(&self) -> u16 {
-        self.head
+        self.0.head
     }
 
     /// What the device may read, in order.
     pub fn readable(&self) -> &[Seg] {
-        self.segs.get(..self.split).unwrap_or_default()
+        self.0.segs.get(..self.0.split).unwrap_or_default()
     }
 
     /// What the device may write, in order.
     pub fn writable(&self) -> &[Seg] {
-        self.segs.get(self.split..).unwrap_or_default()
+        self.0.segs.get(self.0.split..).unwrap_or_default()
     }
 
     /// How many bytes the device may read.
     pub fn readable_len(&self) -> u32 {
-        self.readable_len
+        self.0.readable_len
     }
 
     /// How many bytes the device may write.
     pub fn writable_len(&self) -> u32 {
-        self.writable_len
+        self.0.writable_len
     }
 }
 
-impl Drop for Chain {
+impl Drop for Body {
     fn drop(&mut self) {
         if self.live {
             self.dropped.fetch_add(1, Ordering::Release);

@@ -149,30 +149,22 @@ impl Ring {
 
     /// A chain without segments, not alive yet.
     fn blank(&mut self) -> Chain {
-        let mut chain = self.spare.pop().unwrap_or_else(|| Chain {
-            head: 0,
-            position: 0,
-            live: false,
-            segs: Vec::with_capacity(4),
-            split: 0,
-            readable_len: 0,
-            writable_len: 0,
-            dropped: self.dropped.clone(),
-        });
-        chain.segs.clear();
+        let mut chain = self.spare.pop().unwrap_or_else(|| Chain::blank(self.dropped.clone()));
+        chain.0.segs.clear();
+        (chain.0.readable_len, chain.0.writable_len) = (0, 0);
         chain
     }
 
     /// Is it one of ours, from after the last reset?
     fn owns(&self, chain: &Chain) -> bool {
-        Arc::ptr_eq(&self.dropped, &chain.dropped)
+        Arc::ptr_eq(&self.dropped, &chain.0.dropped)
     }
 
     /// The end of a chain that was not lost.
     fn retire(&mut self, mut chain: Chain) {
-        chain.live = false;
+        chain.0.live = false;
         self.in_flight = self.in_flight.saturating_sub(1);
-        if chain.segs.capacity() <= SPARE_SEGS {
+        if chain.0.segs.capacity() <= SPARE_SEGS {
             self.spare.push(chain);
         }
     }

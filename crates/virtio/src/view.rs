@@ -1,18 +1,19 @@
 use crate::Fault;
-use drystone_memory::Mem;
+use drystone_memory::{Mem, Tracked};
 use vm_memory::bitmap::MS;
 use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
-    GuestMemoryError, GuestMemoryRegion, VolatileMemory, VolatileSlice,
+    GuestMemoryError, GuestMemoryRegion,
 };
 
 type Backend<M> = <<M as GuestAddressSpace>::M as GuestMemory>::PhysicalMemory;
-type Open<'a, M> = VolatileSlice<'a, MS<'a, Backend<M>>>;
+type Open<'a, M> = Tracked<'a, MS<'a, Backend<M>>>;
 
 /// Guest memory for the small accesses of one batch.
 ///
 /// vm-memory resolves every access from scratch, which costs more than the access; a batch mostly stays in one
-/// region. So the region that was hit last is kept open. With an IOMMU every access is translated, as ever.
+/// region. So the region that was hit last is kept open. With an IOMMU every access is translated, as ever. What is
+/// written is marked dirty at the latest when this is dropped, which is before the lane can stand still.
 pub struct View<'a, M: Mem> {
     memory: &'a M::M,
     /// The region that was hit last, and its guest-physical address.
@@ -27,17 +28,27 @@ impl<'a, M: Mem> View<'a, M> {
 
     /// The open region and the offset of `addr..addr + len` in it.
     #[inline]
-    fn find(&mut self, addr: GuestAddress, len: usize) -> Option<(&Open<'a, M>, usize)> {
-        let offset = |start: u64, size: usize| {
-            let offset = usize::try_from(addr.0.checked_sub(start)?).ok()?;
-            (size.checked_sub(offset)? >= len).then_some(offset)
+    fn find(&mut self, addr: GuestAddress, len: usize) -> Option<(&mut Open<'a, M>, usize)> {
+        let offset = match self.offset(addr, len) {
+            Some(offset) => offset,
+            None => self.open(addr, len)?,
         };
-        if self.open.as_ref().is_none_or(|(start, s)| offset(*start, s.len()).is_none()) {
-            let region = self.memory.physical_memory()?.find_region(addr)?;
-            self.open = Some((region.start_addr().raw_value(), region.as_volatile_slice().ok()?));
-        }
-        let (start, slice) = self.open.as_ref()?;
-        Some((slice, offset(*start, slice.len())?))
+        Some((&mut self.open.as_mut()?.1, offset))
+    }
+
+    /// Where it is in the region that is open.
+    #[inline]
+    fn offset(&self, addr: GuestAddress, len: usize) -> Option<usize> {
+        let (start, open) = self.open.as_ref()?;
+        let offset = usize::try_from(addr.0.checked_sub(*start)?).ok()?;
+        (open.len().checked_sub(offset)? >= len).then_some(offset)
+    }
+
+    #[cold]
+    fn open(&mut self, addr: GuestAddress, len: usize) -> Option<usize> {
+        let region = self.memory.physical_memory()?.find_region(addr)?;
+        self.open = Some((region.start_addr().raw_value(), Tracked::new(region.as_volatile_slice().ok()?)));
+        self.offset(addr, len)
     }
 
     /// Reads a value. Not atomic, as `Bytes::read_obj`.
@@ -46,8 +57,8 @@ impl<'a, M: Mem> View<'a, M> {
     /// [`Fault::Memory`] if it is not in guest memory.
     #[inline]
     pub fn read<T: ByteValued>(&mut self, addr: GuestAddress) -> Result<T, Fault> {
-        if let Some((slice, offset)) = self.find(addr, size_of::<T>()) {
-            return Ok(slice.get_ref::<T>(offset).map_err(GuestMemoryError::from)?.load());
+        if let Some((open, offset)) = self.find(addr, size_of::<T>()) {
+            return Ok(open.read(offset).map_err(GuestMemoryError::from)?);
         }
         Ok(self.memory.read_obj(addr)?)
     }
@@ -58,9 +69,8 @@ impl<'a, M: Mem> View<'a, M> {
     /// [`Fault::Memory`] if it is not in guest memory.
     #[inline]
     pub fn write<T: ByteValued>(&mut self, value: T, addr: GuestAddress) -> Result<(), Fault> {
-        if let Some((slice, offset)) = self.find(addr, size_of::<T>()) {
-            slice.get_ref::<T>(offset).map_err(GuestMemoryError::from)?.store(value);
-            return Ok(());
+        if let Some((open, offset)) = self.find(addr, size_of::<T>()) {
+            return Ok(open.write(value, offset).map_err(GuestMemoryError::from)?);
         }
         Ok(self.memory.write_obj(value, addr)?)
     }
@@ -72,7 +82,7 @@ impl<'a, M: Mem> View<'a, M> {
     #[inline]
     pub fn read_slice(&mut self, out: &mut [u8], addr: GuestAddress) -> Result<(), Fault> {
         match self.find(addr, out.len()) {
-            Some((slice, offset)) => slice.read_slice(out, offset).map_err(GuestMemoryError::from)?,
+            Some((open, offset)) => open.read_slice(out, offset).map_err(GuestMemoryError::from)?,
             None => self.memory.read_slice(out, addr)?,
         }
         Ok(())
@@ -85,7 +95,7 @@ impl<'a, M: Mem> View<'a, M> {
     #[inline]
     pub fn write_slice(&mut self, data: &[u8], addr: GuestAddress) -> Result<(), Fault> {
         match self.find(addr, data.len()) {
-            Some((slice, offset)) => slice.write_slice(data, offset).map_err(GuestMemoryError::from)?,
+            Some((open, offset)) => open.write_slice(data, offset).map_err(GuestMemoryError::from)?,
             None => self.memory.write_slice(data, addr)?,
         }
         Ok(())

@@ -49,13 +49,15 @@ fn a_pause_waits_for_what_is_in_flight_and_takes_nothing_new() {
     let (rig, hands, [mut a, _]) = hoard(&memory, Duration::from_secs(60), 2);
     let core = rig.core.clone();
     let pausing = std::thread::spawn(move || core.pause());
-    std::thread::sleep(Duration::from_millis(20));
-    assert!(!pausing.is_finished());
+    // It has the lane once the first request comes back: nobody else serves it.
+    hands[0].let_go(1);
+    while a.used_index() == 0 {
+        std::thread::yield_now();
+    }
     a.add(&[BUFFER], false).unwrap(); // too late: it stays in the ring
     let _ = rig.core.kick(0);
-    hands[0].let_go(1);
-    std::thread::sleep(Duration::from_millis(20));
-    assert!(!pausing.is_finished() && a.used_index() == 1);
+    assert!(!pausing.is_finished());
+    assert_eq!((a.used_index(), hands[0].held()), (1, 1));
     hands[0].let_go(1);
     pausing.join().unwrap().unwrap();
     assert_eq!((a.used_index(), hands[0].held()), (2, 0));

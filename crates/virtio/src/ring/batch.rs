@@ -84,11 +84,12 @@ impl<'a, M: Mem> RingRef<'a, M> {
         }
         let head = areas.head(next)?;
         let mut chain = self.ring.blank();
-        walk(areas, head, self.ring.indirect, &mut chain).map_err(|wrong| match wrong {
+        let body = &mut *chain.0;
+        walk(areas, head, self.ring.indirect, body).map_err(|wrong| match wrong {
             Wrong::Ring(what) => self.bad(what),
             Wrong::Memory(fault) => fault,
         })?;
-        (chain.head, chain.position, chain.live) = (head, next, true);
+        (body.head, body.position, body.live) = (head, next, true);
         self.ring.queue.set_next_avail(next.wrapping_add(1));
         self.ring.budget = self.ring.budget.saturating_sub(1);
         self.ring.in_flight = self.ring.in_flight.saturating_add(1);
@@ -105,11 +106,11 @@ impl<'a, M: Mem> RingRef<'a, M> {
         let Some(areas) = self.areas.as_ref().filter(|_| self.ring.owns(&chain)) else {
             return Err(Fault::Bug("request of another ring, or from before a reset"));
         };
-        if written > chain.writable_len {
+        if written > chain.writable_len() {
             return Err(Fault::Bug("more was written than there is room for"));
         }
         let next = self.ring.queue.next_used();
-        areas.put_used(next, chain.head, written)?;
+        areas.put_used(next, chain.head(), written)?;
         self.ring.queue.set_next_used(next.wrapping_add(1));
         self.ring.added = self.ring.added.saturating_add(1);
         self.ring.retire(chain);
@@ -123,7 +124,7 @@ impl<'a, M: Mem> RingRef<'a, M> {
     /// [`Fault::Bug`] for any other request.
     pub fn unpop(&mut self, chain: Chain) -> Result<(), Fault> {
         let last = self.ring.queue.next_avail().wrapping_sub(1);
-        if !self.ring.owns(&chain) || chain.position != last {
+        if !self.ring.owns(&chain) || chain.0.position != last {
             return Err(Fault::Bug("only the request that was popped last can go back"));
         }
         self.ring.queue.set_next_avail(last);
