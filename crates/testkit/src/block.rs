@@ -2,7 +2,9 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use crate::virtio::{Buf, DriverRing, Edges, Log, MmioPort, Pump, Ram, Transport, WRITE, bring_up, ram};
-use drystone_block::{Block, BlockConfig, BlockHandle, EngineKind, Host, OnIoError, RawDisk, UringEngine};
+use drystone_block::{
+    Block, BlockConfig, BlockError, BlockHandle, EngineKind, Host, OnIoError, RawDisk, UringEngine,
+};
 use drystone_bus::ManualClock;
 use drystone_state::{Component, Persist};
 use drystone_virtio::{F_EVENT_IDX, F_INDIRECT_DESC, Mmio, MmioConfig, MmioState, NEEDS_RESET};
@@ -118,7 +120,7 @@ impl DiskMachine {
         change(&mut config);
         let (clock, failures) = (Arc::default(), Arc::default());
         let (pump, edges, log) = (Arc::default(), Arc::default(), Arc::default());
-        let (port, handle) = build(&config, &memory, &pump, &edges, &log, &clock, &failures);
+        let (port, handle) = build(Block::open, &config, &memory, &pump, &edges, &log, &clock, &failures);
         let ring = DriverRing::new(&memory, RING, QUEUE_SIZE, true);
         let features = FEATURES;
         let mut machine =
@@ -265,11 +267,8 @@ impl DiskMachine {
         self.port.0.pause().unwrap();
         let state: MmioState = self.port.0.save().unwrap();
         // The old device holds the lock on the image.
-        let nothing = temporary();
-        nothing.as_file().set_len(512).unwrap();
-        let placeholder = BlockConfig::new("none", nothing.path());
-        (self.port, self.handle) = self.build(&placeholder);
-        (self.port, self.handle) = self.build(&self.config);
+        (self.port, self.handle) = self.build(Block::pulled);
+        (self.port, self.handle) = self.build(Block::open);
         self.port.0.restore(crate::as_written(&state)).unwrap();
         self.port.0.resume().unwrap();
         self.wake();
@@ -295,9 +294,9 @@ impl DiskMachine {
         self.config.on_io_error
     }
 
-    fn build(&self, config: &BlockConfig) -> (MmioPort<Ram>, BlockHandle) {
-        let Self { memory, pump, edges, log, clock, failures, .. } = self;
-        build(config, memory, pump, edges, log, clock, failures)
+    fn build(&self, open: Open) -> (MmioPort<Ram>, BlockHandle) {
+        let Self { config, memory, pump, edges, log, clock, failures, .. } = self;
+        build(open, config, memory, pump, edges, log, clock, failures)
     }
 }
 
@@ -326,7 +325,12 @@ fn temporary() -> NamedTempFile {
     NamedTempFile::new_in("/dev/shm").or_else(|_| NamedTempFile::new()).expect("a disk image")
 }
 
+/// What makes a device.
+type Open = fn(&BlockConfig, Host) -> Result<(Block<Ram>, BlockHandle), BlockError>;
+
+#[expect(clippy::too_many_arguments, reason = "all that a device is connected to")]
 fn build(
+    open: Open,
     config: &BlockConfig,
     memory: &Ram,
     pump: &Arc<Pump>,
@@ -340,7 +344,7 @@ fn build(
         clock: clock.clone(),
         on_failure: Arc::new(move |failure| failures.lock().unwrap().push(failure.to_string())),
     };
-    let (device, handle) = Block::open(config, host).unwrap_or_else(|e| panic!("{e}"));
+    let (device, handle) = open(config, host).unwrap_or_else(|e| panic!("{e}"));
     let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: Vec::new() };
     let host = drystone_virtio::Host { observer: log.clone(), ..drystone_virtio::Host::new(pump.clone()) };
     let mmio = Mmio::new(place, Box::new(device), memory.clone(), edges.clone(), host).unwrap();
