@@ -24,8 +24,8 @@ pub struct Chain(pub(crate) Box<Body>);
 #[derive(Debug)]
 pub(crate) struct Body {
     pub head: u16,
-    /// Position in the available ring, for putting it back.
-    pub position: u16,
+    /// Position in the available ring, for putting it back there. `None` once it has been handed out again.
+    pub position: Option<u16>,
     pub live: bool,
     pub segs: Vec<Seg>,
     /// How many of them are readable.
@@ -40,7 +40,7 @@ impl Chain {
     /// Without segments and not alive, of a ring that counts its losses in `dropped`.
     pub(crate) fn blank(dropped: Arc<AtomicU16>) -> Self {
         let segs = Vec::with_capacity(4);
-        let (head, position, live, split, readable_len, writable_len) = (0, 0, false, 0, 0, 0);
+        let (head, position, live, split, readable_len, writable_len) = (0, None, false, 0, 0, 0);
         Self(Box::new(Body { head, position, live, segs, split, readable_len, writable_len, dropped }))
     }
 

@@ -12,6 +12,7 @@ pub use batch::RingRef;
 use crate::{Chain, Fault};
 use drystone_memory::Mem;
 use span::Areas;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use virtio_queue::{Queue, QueueState, QueueT};
@@ -29,6 +30,8 @@ pub(crate) struct Ring {
     in_flight: u16,
     /// How many of those were dropped alive. Another one after every reset: it is what chains are recognised by.
     dropped: Arc<AtomicU16>,
+    /// Heads of those that were put back when later ones were on their way already: they are handed out first.
+    returned: VecDeque<u16>,
     /// Completed since the driver was last considered for an interrupt.
     added: u16,
     /// Chains that this call may still pop, so that no guest can hold a lane for ever.
@@ -58,6 +61,7 @@ impl Ring {
             indirect: false,
             in_flight: 0,
             dropped: Arc::default(),
+            returned: VecDeque::new(),
             added: 0,
             budget: 0,
             more: false,
@@ -80,6 +84,15 @@ impl Ring {
 
     pub fn state(&self) -> QueueState {
         self.queue.state()
+    }
+
+    /// See [`RingRef::put_back`].
+    pub fn returned(&self) -> Vec<u16> {
+        self.returned.iter().copied().collect()
+    }
+
+    pub fn set_returned(&mut self, heads: &[u16]) {
+        self.returned = heads.iter().copied().collect();
     }
 
     pub fn set_positions(&mut self, next_avail: u16, next_used: u16) {
@@ -139,7 +152,20 @@ impl Ring {
 
     /// As built. Only when every chain is home.
     pub fn reset(&mut self) {
-        let Self { index: _, queue, indirect, in_flight, dropped, added, budget, more, fault, spare } = self;
+        let Self {
+            index: _,
+            queue,
+            indirect,
+            in_flight,
+            dropped,
+            returned,
+            added,
+            budget,
+            more,
+            fault,
+            spare,
+        } = self;
+        returned.clear();
         queue.reset();
         *dropped = Arc::default();
         (*in_flight, *added, *budget) = (0, 0, 0);

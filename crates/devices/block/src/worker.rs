@@ -23,7 +23,7 @@ pub(crate) struct Queue<M: Mem> {
     failed: Vec<Job<M>>,
     /// How many requests the engine has.
     in_flight: u32,
-    /// How many requests were taken from the ring, less those put back.
+    /// How many requests were taken from the ring.
     popped: u64,
 }
 
@@ -249,21 +249,14 @@ impl<M: Mem> Queue<M> {
         }
     }
 
-    /// Puts requests back that were not done, the last one first. One that later ones have overtaken cannot go back: the
-    /// guest is told.
+    /// Puts requests back that were not done, the last one first.
     fn put_back(&mut self, ring: &mut RingRef<'_, M>) -> Result<(), Fault> {
         if let Some((chain, _)) = self.gate.give_up(&self.shared.limiter) {
-            self.popped = self.popped.wrapping_sub(1);
-            ring.unpop(chain)?;
+            ring.put_back(chain)?;
         }
         self.failed.sort_by_key(|job| job.order);
         while let Some(job) = self.failed.pop() {
-            if job.order == self.popped {
-                self.popped = self.popped.wrapping_sub(1);
-                ring.unpop(job.chain)?;
-            } else {
-                answer(ring, self.index, job.chain, Status::IoError, 0)?;
-            }
+            ring.put_back(job.chain)?;
         }
         Ok(())
     }

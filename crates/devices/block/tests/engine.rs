@@ -6,10 +6,10 @@ use drystone_block::{
 };
 use drystone_bus::SystemClock;
 use drystone_limit::{LimitConfig, Rate};
-use drystone_state::Component;
+use drystone_state::{Component, Persist};
 use drystone_testkit::block::{DiskMachine, F_CONFIG_WCE, F_FLUSH, FEATURES, IN, OUT};
 use drystone_testkit::virtio::{DriverRing, Edges, MmioPort, Pump, Ram, Transport, WRITE, bring_up, ram};
-use drystone_virtio::{Mmio, MmioConfig};
+use drystone_virtio::{Mmio, MmioConfig, MmioState};
 use std::io;
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex};
@@ -72,6 +72,13 @@ impl Rig {
     }
 
     fn limited(on_io_error: OnIoError, limit: LimitConfig) -> Self {
+        let mut rig = Self::untouched(on_io_error, limit);
+        rig.start(FEATURES);
+        rig
+    }
+
+    /// No driver has seen it.
+    fn untouched(on_io_error: OnIoError, limit: LimitConfig) -> Self {
         let (control, failures): (Arc<Mutex<Control>>, Arc<Mutex<Vec<_>>>) = Default::default();
         let config = BlockConfig { on_io_error, limit, ..BlockConfig::new("root", "not looked at") };
         let told = failures.clone();
@@ -85,9 +92,7 @@ impl Rig {
         let mmio = Mmio::new(place, Box::new(device), memory.clone(), Arc::new(Edges::default()), host);
         let port = MmioPort(Arc::new(mmio.unwrap()));
         let ring = DriverRing::new(&memory, 0x1_0000, 64, true);
-        let mut rig = Self { memory, port, handle, pump, ring, control, failures };
-        rig.start(FEATURES);
-        rig
+        Self { memory, port, handle, pump, ring, control, failures }
     }
 
     fn start(&mut self, features: u64) {
@@ -202,16 +207,68 @@ fn what_is_in_flight_when_a_disk_is_pulled_ends_and_nothing_more_is_begun() {
     assert_eq!(rig.control.lock().unwrap().submitted.len(), 2);
 }
 
+/// The guest does not hear of it: it is tried again, here or elsewhere, before all others.
 #[test]
-fn a_failed_request_that_later_ones_have_overtaken_is_told_to_the_guest_by_a_pause() {
+fn failed_requests_that_later_ones_have_overtaken_are_tried_again_first() {
     let mut rig = Rig::new(OnIoError::Stop);
-    let (first, status) = rig.ask(IN, 1);
-    let (second, _) = rig.ask(IN, 2);
+    let heads: Vec<u16> = (1..5).map(|n| rig.ask(IN, n).0).collect();
+    rig.end(3, Err(()));
     rig.end(1, Err(()));
+    rig.end(4, Ok(()));
     rig.end(2, Ok(()));
-    assert_eq!(rig.taken(), [second]);
+    let late = rig.ask(IN, 5).0;
+    assert_eq!(rig.taken(), [heads[3], heads[1]]);
+    for _ in 0..3 {
+        rig.control.lock().unwrap().submitted.clear();
+        rig.port.0.pause().unwrap();
+        assert!(rig.taken().is_empty(), "nothing is told to the guest");
+        let state: MmioState = rig.port.0.save().unwrap();
+        assert_eq!(state.core.queues[0].returned, [heads[0], heads[2]]);
+        rig.port.0.resume().unwrap();
+        rig.serve();
+        let again: Vec<u64> = rig.control.lock().unwrap().submitted.iter().map(|o| offset(*o)).collect();
+        assert_eq!(again, [512, 3 * 512, 5 * 512]);
+        rig.end(1, Err(()));
+        rig.end(3, Err(()));
+        rig.end(5, Err(()));
+    }
     rig.port.0.pause().unwrap();
-    assert_eq!((rig.taken(), rig.status(status)), (vec![first], 1));
+    rig.port.0.resume().unwrap();
+    rig.serve();
+    for sector in [1, 3, 5] {
+        rig.end(sector, Ok(()));
+    }
+    assert_eq!(rig.taken(), [heads[0], heads[2], late]);
+}
+
+#[test]
+fn a_saved_queue_whose_requests_cannot_be_is_refused() {
+    let mut rig = Rig::new(OnIoError::Stop);
+    let heads: Vec<u16> = (1..4).map(|n| rig.ask(IN, n).0).collect();
+    for (sector, result) in [(1, Err(())), (2, Err(())), (3, Ok(()))] {
+        rig.end(sector, result);
+    }
+    rig.port.0.pause().unwrap();
+    let good: MmioState = rig.port.0.save().unwrap();
+    let restored = |returned: &[u16]| {
+        let mut state = good.clone();
+        state.core.queues[0].returned = returned.to_vec();
+        let rig = Rig::untouched(OnIoError::Stop, LimitConfig::default());
+        rig.memory.write_slice(&[0; 16], GuestAddress(0x1_0000)).unwrap();
+        rig.port.0.restore(state).map_err(|e| e.to_string())
+    };
+    let (first, second) = (heads[0], heads[1]);
+    assert_eq!(restored(&[first, second]), Ok(()));
+    for (returned, why) in [
+        (&[][..], "in flight"),
+        (&[first], "in flight"),
+        (&[first, second, heads[2]], "in flight"),
+        (&[first, first], "cannot be"),
+        (&[first, 64], "cannot be"),
+    ] {
+        let refused = restored(returned).unwrap_err();
+        assert!(refused.contains("queue 0 has requests") && refused.contains(why), "{returned:?}: {refused}");
+    }
 }
 
 /// Nothing has overtaken it: the later one never began.

@@ -227,6 +227,7 @@ fn restore_anything(old: &MmioPort<Ram>, new: MmioPort<Ram>, input: &mut Input<'
         used: u64::from(input.u16()) << 2,
         next_avail: input.u8().into(),
         next_used: input.u8().into(),
+        returned: (0..input.u8() % 4).map(|_| input.u8().into()).collect(),
     };
     let queues = vec![queue(), queue()];
     let state = MmioState {

@@ -181,6 +181,7 @@ fn change(state: &mut PciState, input: &mut Input<'_>) {
                 used: input.u32().into(),
                 next_avail: input.u8().into(),
                 next_used: input.u8().into(),
+                returned: (0..input.u8() % 4).map(|_| input.u8().into()).collect(),
             };
             state.core.queues[0] = queue;
         }

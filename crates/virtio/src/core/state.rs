@@ -28,7 +28,7 @@ pub struct CoreState {
 }
 
 /// The saved state of a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueState {
     /// How many entries it has.
@@ -45,11 +45,30 @@ pub struct QueueState {
     pub next_avail: u16,
     /// How many were used, modulo 2^16.
     pub next_used: u16,
+    /// The heads of those that were taken and are neither used nor in flight: they are to be done before all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub returned: Vec<u16>,
 }
 
 impl Schema for CoreState {
     const KIND: &'static str = "virtio";
     const VERSION: u32 = 1;
+}
+
+impl QueueState {
+    /// Requests that were taken, and neither used nor put back.
+    fn in_flight(&self) -> usize {
+        let taken = usize::from(self.next_avail.wrapping_sub(self.next_used));
+        taken.abs_diff(self.returned.len())
+    }
+
+    /// Whether those that were put back are requests of this queue, each there once.
+    fn returned_once(&self) -> bool {
+        let mut heads = self.returned.clone();
+        heads.sort_unstable();
+        heads.dedup();
+        heads.len() == self.returned.len() && heads.last().is_none_or(|head| *head < self.size)
+    }
 }
 
 fn invalid(cause: impl Into<String>) -> RestoreError {
@@ -60,13 +79,15 @@ impl<M: Mem> VirtioCore<M> {
     fn queue_state(&self, queue: u16, registers: &QueueRegisters) -> Option<QueueState> {
         let lane = *self.route.get(usize::from(queue))?;
         let inner = self.lock_lane(lane, Attempt::Pause, &Wait::from_now(self.patience))?;
-        let ring = inner.rings.iter().find(|r| r.index() == queue)?.state();
+        let ring = inner.rings.iter().find(|r| r.index() == queue)?;
         let QueueRegisters { max_size: _, size, enabled, resetting: _, descriptors, available, used } =
             *registers;
         // A dead device's rings are lost: only a reset helps, here as there.
         let dead = self.status() & NEEDS_RESET != 0;
-        let (next_avail, next_used) = if dead { (0, 0) } else { (ring.next_avail, ring.next_used) };
-        Some(QueueState { size, enabled, descriptors, available, used, next_avail, next_used })
+        let (state, returned) = (ring.state(), ring.returned());
+        let (next_avail, next_used, returned) =
+            if dead { (0, 0, Vec::new()) } else { (state.next_avail, state.next_used, returned) };
+        Some(QueueState { size, enabled, descriptors, available, used, next_avail, next_used, returned })
     }
 
     /// Everything that can be said about a state without touching anything.
@@ -94,8 +115,11 @@ impl<M: Mem> VirtioCore<M> {
                 return Err(invalid(format!("queue {queue} is enabled before features are agreed on")));
             }
             let attached = q.enabled && status & DRIVER_OK != 0;
-            if !dead && (q.next_avail != q.next_used || (!attached && q.next_avail != 0)) {
+            if !dead && (q.in_flight() != 0 || (!attached && q.next_avail != 0)) {
                 return Err(invalid(format!("queue {queue} has requests in flight")));
+            }
+            if !q.returned_once() || (!q.returned.is_empty() && (dead || !attached)) {
+                return Err(invalid(format!("queue {queue} has requests that cannot be")));
             }
             if attached && !dead {
                 self.attach(queue, q, *max)?;
@@ -107,11 +131,21 @@ impl<M: Mem> VirtioCore<M> {
     /// A ring where the state says that it is, if it can be there.
     fn attach(&self, queue: usize, state: &QueueState, max_size: u16) -> Result<Ring, RestoreError> {
         let bad = |cause: &dyn std::fmt::Display| invalid(format!("queue {queue}: {cause}"));
-        let QueueState { size, enabled: _, descriptors, available, used, next_avail, next_used } = *state;
+        let QueueState {
+            size,
+            enabled: _,
+            descriptors,
+            available,
+            used,
+            next_avail,
+            next_used,
+            ref returned,
+        } = *state;
         let index = u16::try_from(queue).map_err(|e| bad(&e))?;
         let mut ring = Ring::new(index, max_size).map_err(|e| bad(&e))?;
         let at = Placement { size, descriptors, available, used, next_avail, next_used };
         ring.attach(&at).map_err(|e| bad(&e))?;
+        ring.set_returned(returned);
         Ok(ring)
     }
 
@@ -136,7 +170,7 @@ impl<M: Mem> VirtioCore<M> {
             at.hold();
         }
         for (registers, q) in control.queues.iter_mut().zip(&state.queues) {
-            let QueueState { size, enabled, descriptors, available, used, next_avail: _, next_used: _ } = *q;
+            let QueueState { size, enabled, descriptors, available, used, .. } = *q;
             let (max_size, resetting) = (registers.max_size, false);
             *registers = QueueRegisters { max_size, size, enabled, resetting, descriptors, available, used };
         }

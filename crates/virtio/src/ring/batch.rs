@@ -61,7 +61,8 @@ impl<'a, M: Mem> RingRef<'a, M> {
     pub fn pop(&mut self) -> Result<Option<Chain>, Fault> {
         let Some(areas) = &self.areas else { return Ok(None) };
         let next = self.ring.queue.next_avail();
-        if next == self.available {
+        let returned = self.ring.returned.front().copied();
+        if returned.is_none() && next == self.available {
             if !self.hushed {
                 self.hushed = true;
                 arm::hush(areas)?;
@@ -82,15 +83,21 @@ impl<'a, M: Mem> RingRef<'a, M> {
         if self.ring.in_flight >= areas.size {
             return Err(self.bad("more requests in flight than the ring has entries"));
         }
-        let head = areas.head(next)?;
+        let head = returned.map_or_else(|| areas.head(next), Ok)?;
         let mut chain = self.ring.blank();
         let body = &mut *chain.0;
         walk(areas, head, self.ring.indirect, body).map_err(|wrong| match wrong {
             Wrong::Ring(what) => self.bad(what),
             Wrong::Memory(fault) => fault,
         })?;
-        (body.head, body.position, body.live) = (head, next, true);
-        self.ring.queue.set_next_avail(next.wrapping_add(1));
+        (body.head, body.live) = (head, true);
+        if returned.is_some() {
+            body.position = None;
+            self.ring.returned.pop_front();
+        } else {
+            body.position = Some(next);
+            self.ring.queue.set_next_avail(next.wrapping_add(1));
+        }
         self.ring.budget = self.ring.budget.saturating_sub(1);
         self.ring.in_flight = self.ring.in_flight.saturating_add(1);
         Ok(Some(chain))
@@ -124,11 +131,29 @@ impl<'a, M: Mem> RingRef<'a, M> {
     /// [`Fault::Bug`] for any other request.
     pub fn unpop(&mut self, chain: Chain) -> Result<(), Fault> {
         let last = self.ring.queue.next_avail().wrapping_sub(1);
-        if !self.ring.owns(&chain) || chain.0.position != last {
+        if !self.ring.owns(&chain) || chain.0.position != Some(last) {
             return Err(Fault::Bug("only the request that was popped last can go back"));
         }
         self.ring.queue.set_next_avail(last);
         self.emptied = false;
+        self.ring.retire(chain);
+        Ok(())
+    }
+
+    /// Puts any request back, before all that were put back earlier: several go back last first. One that later ones have overtaken is
+    /// kept in mind, and saved with the queue: [`pop`](Self::pop) gives it before those that the driver has made available since.
+    ///
+    /// # Errors
+    /// [`Fault::Bug`] for a request of another ring, or from before a reset.
+    pub fn put_back(&mut self, chain: Chain) -> Result<(), Fault> {
+        let last = self.ring.queue.next_avail().wrapping_sub(1);
+        if chain.0.position == Some(last) && self.ring.returned.is_empty() {
+            return self.unpop(chain);
+        }
+        if !self.ring.owns(&chain) {
+            return Err(Fault::Bug("request of another ring, or from before a reset"));
+        }
+        self.ring.returned.push_front(chain.head());
         self.ring.retire(chain);
         Ok(())
     }

@@ -8,6 +8,7 @@ use drystone_testkit::block::{
 };
 use drystone_testkit::virtio::{Buf, Ram, Transport, WRITE, ram};
 use drystone_virtio::NEEDS_RESET;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
 use vm_memory::bitmap::Bitmap;
@@ -305,6 +306,26 @@ fn a_host_error_that_is_to_stop_the_machine_is_hidden_from_the_guest() {
     assert_eq!(written, 513);
     assert_eq!(disk.ring.take().map(|(head, _)| head), Some(behind.head));
     assert_eq!(disk.answer(behind, 513).data, content()[..512]);
+    assert_eq!(disk.failures.lock().unwrap().len(), 1);
+}
+
+/// With an engine that does several at once, the second is done while the first waits.
+#[test]
+fn a_host_error_that_is_hidden_is_mended_elsewhere() {
+    let mut disk = new(&content(), |c| c.on_io_error = OnIoError::Pause);
+    disk.image.as_file().set_len(512).unwrap();
+    let bad = disk.ask(&head(IN, 4), 512, 16, false).unwrap();
+    let good = disk.ask(&head(IN, 0), 512, 16, true).unwrap();
+    disk.kick();
+    disk.image.as_file().write_all_at(&content(), 0).unwrap();
+    disk.relocate();
+    let answers = [(bad, 4), (good, 0)];
+    for _ in 0..2 {
+        let (head, written) = disk.ring.take().expect("an answer");
+        let (asked, sector) = *answers.iter().find(|(asked, _)| asked.head == head).unwrap();
+        assert_eq!(disk.answer(asked, written).data, content()[sector * 512..][..512]);
+    }
+    assert_eq!((disk.ring.take(), disk.ring.outstanding()), (None, 0));
     assert_eq!(disk.failures.lock().unwrap().len(), 1);
 }
 
