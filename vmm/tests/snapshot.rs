@@ -27,7 +27,9 @@ fn a_machine_goes_on_in_another_process_and_in_its_own() {
         assert_eq!(said, format!("web: written to {}\n", place.path("snap").display()));
         assert_eq!(place.state("web"), "running");
         let events = place.say(&["events", "web"]);
-        let events: Vec<_> = events.lines().map(|line| line.split(' ').nth(2).unwrap()).collect();
+        let events = events.lines().map(|line| line.split(' ').nth(2).unwrap());
+        // There are hosts that cannot give all of a machine.
+        let events: Vec<_> = events.filter(|what| *what != "snapshot_lacks:").collect();
         assert_eq!(events, ["started", "paused", "snapshot:", "resumed"]);
 
         let mut new = place.session(&["restore", "snap", "--id", "web2"]);

@@ -29,7 +29,7 @@ pub(crate) struct KvmVcpu {
     thread: Option<(ThreadId, libc::pid_t)>,
     /// A kick's signal that may come late.
     stale_signal: bool,
-    /// The host keeps the exact offset of the guest's time stamp counter.
+    /// The host says that it keeps the exact offset of the guest's time stamp counter.
     has_tsc_offset: bool,
     /// Its CPUID names VMX or SVM.
     can_nest: bool,

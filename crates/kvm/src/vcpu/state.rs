@@ -101,7 +101,7 @@ pub(super) fn save(vcpu: &KvmVcpu) -> Result<Blob, Error> {
 /// What cannot be saved of a vCPU on this host.
 fn missing_parts(vcpu: &KvmVcpu) -> Vec<String> {
     let has = |cap: u32| vcpu.vm.fd.check_extension_raw(cap.into()) > 0;
-    lacking(has, vcpu.has_tsc_offset, vcpu.can_nest)
+    lacking(has, tsc::keeps_offset(vcpu), vcpu.can_nest)
 }
 
 /// Whether a guest that sees `cpuid` has VMX or SVM (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E).
@@ -113,7 +113,7 @@ pub(super) fn can_nest(cpuid: &Cpuid) -> bool {
 }
 
 /// What a KVM with the capabilities of `has` cannot save of a vCPU, by the names in its document.
-fn lacking(has: impl Fn(u32) -> bool, has_tsc_offset: bool, can_nest: bool) -> Vec<String> {
+fn lacking(has: impl Fn(u32) -> bool, keeps_tsc_offset: bool, can_nest: bool) -> Vec<String> {
     let parts = [
         (KVM_CAP_XSAVE2, "vector registers beyond 4 KiB (KVM_CAP_XSAVE2)"),
         (KVM_CAP_XCRS, "XCR0 (KVM_CAP_XCRS)"),
@@ -125,7 +125,7 @@ fn lacking(has: impl Fn(u32) -> bool, has_tsc_offset: bool, can_nest: bool) -> V
     // This crate never saves nested state, also where the host could.
     let nested = can_nest.then_some("nested virtualisation (KVM_CAP_NESTED_STATE)");
     let offset = "the exact offset of the time stamp counter (KVM_VCPU_TSC_OFFSET)";
-    let offset = (!has_tsc_offset).then_some(offset);
+    let offset = (!keeps_tsc_offset).then_some(offset);
     absent.chain(nested).chain(offset).map(str::to_owned).collect()
 }
 

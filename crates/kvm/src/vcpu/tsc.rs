@@ -48,7 +48,7 @@ fn offset_call(vcpu: &VcpuFd, request: libc::c_ulong, value: &mut u64) -> io::Re
     }
 }
 
-/// Whether the host keeps offsets.
+/// Whether the host says that it keeps offsets.
 pub(super) fn has_offset(vcpu: &VcpuFd) -> bool {
     offset_call(vcpu, HAS_DEVICE_ATTR, &mut 0).is_ok()
 }
@@ -69,8 +69,14 @@ pub(super) fn set_offset(vcpu: &KvmVcpu, mut offset: u64) -> Result<(), Error> {
     offset_call(&vcpu.fd, SET_DEVICE_ATTR, &mut offset).map_err(failed)
 }
 
+/// Whether the host keeps the offset of this vCPU's counter. There are KVMs that take any and give 0 back. A counter that began when its
+/// vCPU was made has another one, so 0 is not believed.
+pub(super) fn keeps_offset(vcpu: &KvmVcpu) -> bool {
+    vcpu.has_tsc_offset && read_offset(vcpu).is_ok_and(|offset| offset != 0)
+}
+
 pub(super) fn save(vcpu: &KvmVcpu) -> Result<SavedTsc, Error> {
-    let exact = vcpu.has_tsc_offset && !vcpu.tsc_is_scaled;
+    let exact = keeps_offset(vcpu) && !vcpu.tsc_is_scaled;
     let offset = if exact { Some(read_offset(vcpu)?) } else { None };
     Ok(SavedTsc { khz: khz(vcpu), offset })
 }
@@ -122,7 +128,7 @@ impl SavedTsc {
 /// After all other registers: some of them change the counter. `value` is what it showed when it was saved.
 pub(super) fn restore(vcpu: &KvmVcpu, saved: &SavedTsc, value: Option<u64>) -> Result<(), Error> {
     let passage = *crate::vm::lock(&vcpu.vm.passage);
-    match saved.go_on(passage, vcpu.has_tsc_offset && !vcpu.tsc_is_scaled, value) {
+    match saved.go_on(passage, keeps_offset(vcpu) && !vcpu.tsc_is_scaled, value) {
         GoOn::Offset(offset) => set_offset(vcpu, offset),
         GoOn::Value(value) => msrs::restore(vcpu, &[Msr { index: TSC, value }]),
         GoOn::AsItIs => Ok(()),

@@ -109,6 +109,21 @@ fn the_offset_of_the_counter_is_kept() {
     assert_eq!(tsc::read_offset(&new).unwrap(), offset);
 }
 
+/// A host that says it keeps offsets and does not: that is told, and the counter's value is kept.
+#[test]
+fn an_offset_that_the_host_forgets_is_not_saved_and_named() {
+    let Some(vcpu) = vcpu() else { return };
+    let offset = 1_u64.wrapping_neg() << 40;
+    let kept = tsc::has_offset(&vcpu.fd)
+        && tsc::set_offset(&vcpu, offset).is_ok()
+        && tsc::read_offset(&vcpu).unwrap() == offset;
+    let saved = decoded(&vcpu);
+    assert_eq!(saved.tsc.offset, kept.then_some(offset));
+    let named = saved.missing.parts.iter().any(|part| part.contains("KVM_VCPU_TSC_OFFSET"));
+    assert_eq!(named, !kept);
+    assert!(kept || saved.msrs.iter().any(|msr| msr.index == tsc::TSC));
+}
+
 /// On every host, by what a state says when it is read: which offset, or which value, is to be set.
 #[test]
 fn a_counter_goes_on_by_its_offset_or_by_its_value() {
