@@ -8,7 +8,7 @@ use drystone_lab::initramfs::{Builder, LOAD_MODULES};
 use drystone_lab::{Job, Lab, Progress};
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Boots a stock Debian kernel, with its disks on virtio-mmio and on virtio-pci, by turns.
@@ -17,6 +17,9 @@ struct Args {
     /// Numbers of disks
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16])]
     disks: Vec<u32>,
+    /// Another drystone, to boot over virtio-pci by the same turns
+    #[arg(long, value_name = "PATH")]
+    other: Option<PathBuf>,
     #[command(flatten)]
     stock: Stock,
 }
@@ -25,10 +28,11 @@ const MODULES: &[&str] = &["virtio_mmio", "virtio_pci", "virtio_blk"];
 const FIGURES: [&str; 2] = ["first program, s", "all disks, s"];
 /// `pci-ecam` is PCI without the configuration ports, for kernels that need none.
 const WAYS: [(&str, &str); 3] = [
-    ("mmio", "--transport mmio"),
-    ("pci", "--transport pci"),
-    ("pci-ecam", "--transport pci --config ecam.toml"),
+    ("mmio", "drystone run --transport mmio"),
+    ("pci", "drystone run --transport pci"),
+    ("pci-ecam", "drystone run --transport pci --pci-config-ports false"),
 ];
+const OTHER: (&str, &str) = ("pci of the other", "./other run --transport pci");
 
 /// Says when it began, and when it has all of its disks; both by the guest's clock, which begins with it.
 const INIT: &str = r#"#!/bin/sh
@@ -42,6 +46,12 @@ read last rest < /proc/uptime
 echo "took $first $last"
 poweroff -f
 "#;
+
+impl Args {
+    fn ways(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        WAYS.into_iter().chain(self.other.is_some().then_some(OTHER))
+    }
+}
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args = Args::parse();
@@ -61,12 +71,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let figures = read(&said);
     for disks in &args.disks {
-        let row = |(way, _): &(&str, &str)| {
+        let row = |(way, _): (&str, &str)| {
             let name = format!("{disks} on {way}");
             let series = figures.get(&name).cloned().unwrap_or_default();
             (name, series)
         };
-        println!("{}", table(&FIGURES, &WAYS.iter().map(row).collect::<Vec<_>>()));
+        println!("{}", table(&FIGURES, &args.ways().map(row).collect::<Vec<_>>()));
     }
     Ok(())
 }
@@ -82,19 +92,18 @@ fn job(args: &Args, lab: &Lab, drystone: &Path, initrd: &Path) -> Job {
     for turn in 0..=args.stock.runs {
         for disks in &args.disks {
             let given: String = (0..*disks).map(|n| format!(" --disk {n}.img,readonly")).collect();
-            for (way, options) in WAYS {
+            for (way, run) in args.ways() {
                 script += &format!(
-                    "echo \"boot {turn} {disks} on {way}\"; drystone run --kernel vmlinux --initrd guest.cpio --memory 256M \
-                     --rng false {options}{given} --cmdline 'quiet disks={disks}' < /dev/null || exit 9\n"
+                    "echo \"boot {turn} {disks} on {way}\"; {run} --kernel vmlinux --initrd guest.cpio --memory 256M \
+                     --rng false{given} --cmdline 'quiet disks={disks}' < /dev/null || exit 9\n"
                 );
             }
         }
     }
-    Job::shell(script)
-        .file(drystone, "drystone")
+    let job = args.other.iter().fold(Job::shell(script), |job, other| job.file(other, "other"));
+    job.file(drystone, "drystone")
         .file(initrd, "guest.cpio")
         .file(&lab.kernel(args.stock.kernel).vmlinux, "vmlinux")
-        .contents("ecam.toml", "[pci]\nconfig_ports = false\n")
         .time_limit(Duration::from_secs(3600))
 }
 

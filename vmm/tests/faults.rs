@@ -51,6 +51,7 @@ fn every_call_may_fail_while_a_machine_is_built() {
         (Call::CreateVcpu, 2),
         (Call::SetCpuid, 2),
         (Call::RegisterIrqfd, 2),
+        (Call::DeferWrites, 1),
         (Call::SaveVm, 1),
         (Call::SaveVcpu, 2),
     ];

@@ -23,6 +23,8 @@ pub struct Capabilities {
     pub dirty_ring_entries: u32,
     /// [`VmConfig::halt_poll`].
     pub halt_poll: bool,
+    /// [`Vm::defer_writes`](crate::Vm::defer_writes).
+    pub deferred_writes: bool,
 }
 
 /// Which interrupt controllers the hypervisor itself is.

@@ -17,6 +17,7 @@
 //! - No figure measured on it says anything about a real hypervisor.
 
 mod cpu;
+mod deferred;
 mod faulty;
 mod irq;
 mod memory;
@@ -142,6 +143,7 @@ impl Hypervisor for FakeHypervisor {
             notify_stopped: true,
             dirty_ring_entries: vm::MAX_RING,
             halt_poll: true,
+            deferred_writes: true,
         }
     }
     fn supported_cpuid(&self) -> Result<Cpuid, Error> {

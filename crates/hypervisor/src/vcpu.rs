@@ -32,6 +32,10 @@ pub trait IoHandler {
     fn pio_read(&mut self, port: u16, data: &mut [u8]);
     /// OUT.
     fn pio_write(&mut self, port: u16, data: &[u8]);
+    /// An OUT that has waited, by this vCPU or another: see [`Vm::defer_writes`](crate::Vm::defer_writes).
+    fn deferred_write(&mut self, port: u16, data: &[u8]) {
+        self.pio_write(port, data);
+    }
     /// A load from a guest-physical address: fills `data`.
     fn mmio_read(&mut self, addr: u64, data: &mut [u8]);
     /// A store to a guest-physical address.

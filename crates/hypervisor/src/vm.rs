@@ -122,6 +122,20 @@ pub trait Vm: Send + Sync {
         datamatch: Option<Datamatch>,
     ) -> Result<Guard, Error>;
 
+    /// Lets the guest's writes to the `len` ports from `port` on wait for its next exit, instead of being one each, until the guard
+    /// is dropped. That is for registers that only say what the next access to another one is about. It comes before the vCPUs
+    /// first run, on a host with [`Capabilities::deferred_writes`].
+    ///
+    /// A vCPU hands over what waits ([`IoHandler::deferred_write`](crate::IoHandler::deferred_write)), its own writes and the others',
+    /// in their order, whenever it leaves the guest: before the access that it left for, and before [`Vcpu::run`] returns. So a
+    /// vCPU's accesses are seen in its order, and nothing waits in a VM whose vCPUs are all out of the guest. A write that finds no
+    /// room to wait is an exit like any other; of a string instruction's items (REP OUTS) those that find none may be lost.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no ports, or some above 0xffff, [`Error::Missing`] for a host that cannot, [`Error::Call`] when it
+    /// refuses.
+    fn defer_writes(&self, port: u16, len: u16) -> Result<Guard, Error>;
+
     /// The pages that the guest wrote to in the region that starts at `guest_base` since the last call, as a bitmap:
     /// bit `n % 64` of word `n / 64` is the region's page `n` of 4 KiB. Pages that it used otherwise may be in it too:
     /// KVM on hardware counts a page as written once it maps it writable, even for a read.

@@ -96,6 +96,7 @@ impl Hypervisor for Kvm {
         capabilities.notify_stopped = has(Cap::KvmclockCtrl);
         capabilities.dirty_ring_entries = dirty_rings_offered(|cap| self.kvm.check_extension_raw(cap)).1;
         capabilities.halt_poll = self.kvm.check_extension_raw(KVM_CAP_HALT_POLL.into()) > 0;
+        capabilities.deferred_writes = has(Cap::CoalescedPio) && has(Cap::CoalescedMmio);
         capabilities
     }
 

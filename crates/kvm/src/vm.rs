@@ -1,4 +1,5 @@
 mod create;
+mod deferred;
 mod events;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -11,6 +12,8 @@ mod state;
 use crate::clock::Passage;
 use crate::error::{call, invalid};
 use crate::vcpu::KvmVcpu;
+use create::require;
+use deferred::Deferred;
 use drystone_hypervisor::{
     Clocks, Datamatch, Error, Guard, InterruptControllers, IoAddress, MapOptions, Msi, MsiRoute, Vcpu, Vm,
     VmConfig,
@@ -36,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) slots: Slots,
     /// The vCPUs' dirty rings; none with a dirty log.
     pub(crate) rings: Option<Rings>,
+    pub(crate) deferred: Deferred,
     pub(crate) config: VmConfig,
     routes: Routes,
     /// The time that went by before the state that was restored last; vCPUs' counters need it.
@@ -108,6 +112,10 @@ impl Vm for KvmVm {
         datamatch: Option<Datamatch>,
     ) -> Result<Guard, Error> {
         events::register_ioeventfd(&self.shared, event, addr, datamatch)
+    }
+
+    fn defer_writes(&self, port: u16, len: u16) -> Result<Guard, Error> {
+        deferred::register(&self.shared, port, len)
     }
 
     fn dirty_log(&self, guest_base: u64) -> Result<Vec<u64>, Error> {

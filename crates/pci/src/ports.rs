@@ -13,8 +13,9 @@ const DATA: u64 = 4;
 /// Configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2): an address register at port 0xcf8, and a window on the
 /// register that it selects at 0xcfc. It reaches the first 256 bytes of each function of bus 0.
 ///
-/// For firmware that knows nothing else. Linux prefers it for those 256 bytes wherever it answers, and each access then
-/// takes two exits from the guest instead of one: leave it out if nothing needs it.
+/// For firmware that knows nothing else, and for Linux, which prefers it for those 256 bytes wherever it answers. Each access
+/// then takes two exits from the guest instead of one, unless the hypervisor holds writes to the address register
+/// ([`ADDRESS_LEN`](Self::ADDRESS_LEN) ports) back until the guest's next access: they mean nothing before.
 pub struct ConfigPorts {
     segment: Arc<Segment>,
     address: Mutex<u32>,
@@ -25,6 +26,10 @@ impl ConfigPorts {
     pub const BASE: u16 = 0xcf8;
     /// How many ports it takes.
     pub const LEN: u64 = 8;
+
+    /// How many of its ports are the address register's, from the first on. What is written there matters to the next access
+    /// to any of its ports alone, and has no effect of its own.
+    pub const ADDRESS_LEN: u16 = ADDRESS_LEN as u16;
 
     /// Ports for `segment`.
     pub fn new(segment: Arc<Segment>) -> Self {

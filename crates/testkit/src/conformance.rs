@@ -4,6 +4,7 @@
 //! No suite asserts how long anything takes. But a kick that is lost shows as a vCPU that never comes back: a test that
 //! has not ended after [`PATIENCE`], which is far more than any host needs, fails, and leaves the vCPU behind.
 
+mod deferred;
 mod dirty;
 mod events;
 mod exits;
@@ -15,6 +16,7 @@ mod msrs;
 mod smp;
 mod state;
 
+pub use deferred::*;
 pub use dirty::*;
 pub use events::*;
 pub use exits::*;
@@ -83,6 +85,9 @@ macro_rules! conformance_tests {
             an_acknowledged_pin_exits split_controllers_leave_the_others_registers
             msrs_are_the_hypervisors msrs_that_are_handed_over_are_the_vmms msrs_that_are_refused_fault
             unknown_msrs_can_be_handed_over
+            deferred_writes_keep_their_order_and_do_not_exit deferred_writes_that_find_no_room_exit
+            deferred_writes_are_there_when_a_vcpu_is_interrupted
+            deferred_writes_of_two_vcpus_come_before_their_next_access only_ports_that_exist_can_be_deferred
             running_smp_guests_move_between_vms two_vcpus_run_at_once a_number_is_used_once
         }
     };

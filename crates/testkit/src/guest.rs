@@ -5,11 +5,15 @@ use drystone_hypervisor::Regs;
 use drystone_hypervisor::fake::GuestCpu;
 use std::sync::Arc;
 
+mod deferred;
 mod memory;
 mod messages;
 mod msrs;
 mod ring;
 
+pub use deferred::{
+    ADDRESS_PORT, OTHER_PORT, SELECTED_PORT, counts_down, selects_by_turns, writes_and_spins,
+};
 pub use memory::{scribbles, touches_pages};
 pub use messages::{FIRST_VECTOR, messages};
 pub use msrs::{FAULT_PORT, MsrOp, VALUE_PORT, msrs};

@@ -99,6 +99,11 @@ impl IoHandler for BusIo {
         let effect = self.bus.pio.write(port.into(), data);
         self.keep(effect);
     }
+    /// No exit, and not what the guest waits for.
+    fn deferred_write(&mut self, port: u16, data: &[u8]) {
+        let effect = self.bus.pio.write(port.into(), data);
+        self.keep(effect);
+    }
     fn mmio_read(&mut self, addr: u64, data: &mut [u8]) {
         self.left(Kind::MmioRead);
         self.bus.mmio.read(addr, data);

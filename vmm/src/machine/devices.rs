@@ -67,7 +67,7 @@ impl Devices {
         let generation =
             VmGenId::new(map::GENERATION_ID, memory, &mut ged, Box::new(random))?.with_identity(identity);
         let bus = Arc::<Bus>::default();
-        let pci = Pci::new(layout, pci, bus.clone(), &mut ged, handle)?;
+        let pci = Pci::new(vm, layout, pci, bus.clone(), &mut ged, handle)?;
         let devices = Self {
             pci: Arc::new(pci),
             bus,

@@ -4,6 +4,7 @@ use crate::monitor::Handle;
 use acpi_tables::Aml;
 use drystone_bus::{Bus, Clock, Interrupt, SystemClock};
 use drystone_chipset::Ged;
+use drystone_hypervisor::{Error, Guard, Vm};
 use drystone_lifecycle::{Orchestrator, Stage};
 use drystone_loader::acpi::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
 use drystone_memory::Layout;
@@ -21,6 +22,8 @@ pub(super) struct Pci {
     bridge: Arc<HostBridge>,
     attachment: Arc<Attachment>,
     ports: Option<Arc<ConfigPorts>>,
+    /// Writes to their address register are no exits.
+    _deferred: Option<Guard>,
     hot_plug: Arc<HotPlug>,
     clock: Arc<SystemClock>,
     bus: Arc<Bus>,
@@ -35,10 +38,19 @@ impl Interrupt for Tell {
     }
 }
 
+/// Linux makes thousands of accesses through these ports while it boots. A host that cannot defer has two exits for each.
+fn defer_address(vm: &dyn Vm) -> Result<Option<Guard>, Error> {
+    match vm.defer_writes(ConfigPorts::BASE, ConfigPorts::ADDRESS_LEN) {
+        Err(Error::Missing { .. }) => Ok(None),
+        done => done.map(Some),
+    }
+}
+
 impl Pci {
-    /// An empty bus, in the places that `layout` has for it. What happens on it is told to the guest by an event of `ged`, and
+    /// An empty bus of `vm`, in the places that `layout` has for it. What happens on it is told to the guest by an event of `ged`, and
     /// to `handle`'s monitor.
     pub(super) fn new(
+        vm: &dyn Vm,
         layout: &Layout,
         config: &PciConfig,
         bus: Arc<Bus>,
@@ -57,6 +69,7 @@ impl Pci {
         if let Some(ports) = &ports {
             bus.pio.insert(ConfigPorts::BASE.into(), ConfigPorts::LEN, ports.clone())?;
         }
+        let deferred = ports.as_ref().map_or(Ok(None), |_| defer_address(vm))?;
         let clock = Arc::new(SystemClock::new());
         let hot_plug = Arc::new(HotPlug::new(HotPlugParts {
             segment: segment.clone(),
@@ -67,7 +80,7 @@ impl Pci {
         }));
         bus.pio.insert(HOT_PLUG_PORT.into(), HotPlug::LEN, hot_plug.clone())?;
         let attachment = Arc::new(Attachment::new(segment, bus.clone(), Layout::ECAM.start)?);
-        Ok(Self { bridge, attachment, ports, hot_plug, clock, bus })
+        Ok(Self { bridge, attachment, ports, _deferred: deferred, hot_plug, clock, bus })
     }
 
     pub(super) fn register(&self, orchestrator: &mut Orchestrator) -> Result<(), MachineError> {

@@ -128,6 +128,13 @@ impl GuestCpu {
             if part.len() == width && self.rang(IoAddress::Pio(port), part) {
                 continue;
             }
+            if self.vm.deferred.take(port, width, part) {
+                for item in part.chunks(width) {
+                    self.recorder.push(self.id, Op::PioWrite { port, data: item.to_vec() });
+                }
+                self.look_for_kick();
+                continue;
+            }
             self.access(Access::Out { port, width, data: part.to_vec() });
         }
     }

@@ -27,6 +27,7 @@ pub enum Call {
     CreateMsiRoute,
     CreatePinRoute,
     RegisterIoeventfd,
+    DeferWrites,
     DirtyLog,
     SaveVm,
     RestoreVm,
@@ -211,6 +212,10 @@ impl Vm for Faulty<Arc<dyn Vm>> {
     ) -> Result<Guard, Error> {
         self.faults.check(Call::RegisterIoeventfd)?;
         self.inner.register_ioeventfd(event, addr, datamatch)
+    }
+    fn defer_writes(&self, port: u16, len: u16) -> Result<Guard, Error> {
+        self.faults.check(Call::DeferWrites)?;
+        self.inner.defer_writes(port, len)
     }
     fn dirty_log(&self, guest_base: u64) -> Result<Vec<u64>, Error> {
         self.faults.check(Call::DirtyLog)?;

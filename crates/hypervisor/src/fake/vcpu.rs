@@ -196,6 +196,7 @@ impl Vcpu for FakeVcpu {
         let (mut state, _) = self.meet.hand_over(self.meet.lock(), Turn::Guest);
         let yielded = state.yielded.take();
         drop(state);
+        self.vm.deferred.deliver(io);
         let unexpected = |what| Err(RunError::Unexpected { id: self.id, what });
         match yielded {
             Some(Yield::Exit(exit)) => Ok(exit),

@@ -1,3 +1,4 @@
+use super::deferred::Deferred;
 use super::irq::{Irqs, Lines, Target};
 use super::memory::Slots;
 use super::rendezvous::Rendezvous;
@@ -34,6 +35,7 @@ pub(super) struct Shared {
     /// None in a VM without interrupt controllers.
     pub(super) irqs: Option<Irqs>,
     pub(super) msrs: MsrFilter,
+    pub(super) deferred: Deferred,
     doorbells: Mutex<Vec<Doorbell>>,
     vcpus: Mutex<BTreeMap<u32, Weak<Rendezvous>>>,
 }
@@ -96,6 +98,7 @@ impl FakeVm {
             slots: Slots::default(),
             irqs,
             msrs: config.msrs.clone(),
+            deferred: Deferred::default(),
             doorbells: Mutex::default(),
             vcpus: Mutex::default(),
         });
@@ -213,6 +216,12 @@ impl Vm for FakeVm {
         doorbells.push(Doorbell { event, addr, datamatch, token });
         let shared = self.shared.clone();
         Ok(Guard::new(move || lock(&shared.doorbells).retain(|d| d.token != token)))
+    }
+
+    fn defer_writes(&self, port: u16, len: u16) -> Result<Guard, Error> {
+        let ports = self.shared.deferred.add(port, len)?;
+        let shared = self.shared.clone();
+        Ok(Guard::new(move || shared.deferred.remove(&ports)))
     }
 
     fn dirty_log(&self, guest_base: u64) -> Result<Vec<u64>, Error> {

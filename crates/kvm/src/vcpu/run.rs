@@ -28,6 +28,7 @@ impl KvmVcpu {
         let id = self.id;
         let unexpected = |what: &str| RunError::Unexpected { id, what: what.into() };
         let mut emptied = None;
+        self.vm.deferred.prepare(&self.fd).map_err(|cause| RunError::Call { id, cause })?;
         loop {
             self.latch.enter(thread);
             let result = self.fd.run();
@@ -36,7 +37,8 @@ impl KvmVcpu {
                 Ok(exit) => matches!(exit, VcpuExit::Intr),
             };
             let left = self.latch.leave(interrupted);
-            // Only now the handler: it may take long, may kick, and may panic.
+            // Only now the handler: it may take long, may kick, and may panic. What waited comes before what the guest left for.
+            self.vm.deferred.deliver(io);
             let outcome = match result {
                 Ok(exit) => serve(exit, &self.page, &self.vm.config.msrs, io),
                 Err(e) if e.errno() == libc::EINTR => Outcome::Eintr,

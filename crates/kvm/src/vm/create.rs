@@ -1,4 +1,6 @@
-use super::{Shared, TSC_DEADLINE, msr_filter, rings::Rings, routes::Routes, slots::Slots};
+use super::{
+    Shared, TSC_DEADLINE, deferred::Deferred, msr_filter, rings::Rings, routes::Routes, slots::Slots,
+};
 use crate::error::{call, invalid};
 use drystone_hypervisor::{Error, InterruptControllers, VmConfig};
 use drystone_memory::Layout;
@@ -49,6 +51,7 @@ pub(super) fn create(kvm: &kvm_ioctls::Kvm, config: &VmConfig) -> Result<Shared,
         routes: Routes::new(config.interrupts, fd.check_extension_int(Cap::IrqRouting)),
         fd,
         rings,
+        deferred: Deferred::default(),
         slots: Slots::new(kvm.get_nr_memslots()),
         config: config.clone(),
         passage: Mutex::default(),
