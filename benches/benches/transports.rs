@@ -1,8 +1,8 @@
 //! What virtio-mmio and virtio-pci cost the guest and the host for each notification, on this host's KVM: a kick, by how the
-//! hypervisor recognises it; an interrupt, by what carries it.
+//! hypervisor recognises it; an interrupt, by what carries it; an access to configuration space, by how it is reached.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::unwrap_used)]
 
-use drystone_hypervisor::{Datamatch, Exit, Guard, IoAddress, Msi, VmConfig};
+use drystone_hypervisor::{Datamatch, Exit, Guard, IoAddress, IoHandler, Msi, VmConfig};
 use drystone_kvm::Kvm;
 use drystone_testkit::guest::{self, FIRST_VECTOR};
 use drystone_testkit::{Asm, Backend, Guest, IoLog, TinyVm};
@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 const TURNS: usize = 15;
 const KICKS: u32 = 20_000;
 const INTERRUPTS: u32 = 5_000;
+const CONFIG_READS: u32 = 5_000;
 /// Where doorbells are; nothing else is.
 const DOORBELL: u64 = 0xd000_0000;
 const QUEUES: u64 = 16;
@@ -140,12 +141,57 @@ fn interrupt_bench(backend: &Backend) {
     show("An interrupt, event to the guest's handler and one exit back", &names, &times, INTERRUPTS);
 }
 
+/// Reads a register of configuration space CONFIG_READS times, and halts: through the ports, or through ECAM.
+fn config_reads(ports: bool) -> Guest {
+    let code = Asm::new().mov_ecx(CONFIG_READS).mov_rdi(0xe000_8000);
+    let again = code.here();
+    let code = if ports {
+        let select = code.mov_rax(0x8000_0800).mov_edx(0xcf8).output(4);
+        select.mov_edx(0xcfc).input(4)
+    } else {
+        code.load(4)
+    };
+    Guest::machine_code(code.dec_ecx().jnz(again).hlt())
+}
+
+/// Has nothing anywhere, and counts how often it was asked.
+struct Nothing(u32);
+
+impl IoHandler for Nothing {
+    fn pio_read(&mut self, _: u16, data: &mut [u8]) {
+        self.0 += 1;
+        data.fill(0xff);
+    }
+    fn pio_write(&mut self, _: u16, _: &[u8]) {}
+    fn mmio_read(&mut self, _: u64, data: &mut [u8]) {
+        self.0 += 1;
+        data.fill(0xff);
+    }
+    fn mmio_write(&mut self, _: u64, _: &[u8]) {}
+}
+
+fn config_bench(backend: &Backend) {
+    let names = ["ports 0xcf8 and 0xcfc", "the same, the address deferred", "ECAM"];
+    let times = medians(&names, |way| {
+        let mut tiny = TinyVm::new(backend, VmConfig::bare(), config_reads(way < 2));
+        let _deferred = (way == 1).then(|| tiny.vm.defer_writes(0xcf8, 4).unwrap());
+        let mut io = Nothing(0);
+        let begin = Instant::now();
+        while tiny.vcpus[0].run(&mut io).unwrap() == Exit::Io {}
+        let time = begin.elapsed();
+        assert_eq!(io.0, CONFIG_READS);
+        time
+    });
+    show("A read of configuration space, without what answers it", &names, &times, CONFIG_READS);
+}
+
 fn main() {
     match Kvm::open() {
         Ok(kvm) => {
             let backend = Backend::Real(Arc::new(kvm));
             kick_bench(&backend);
             interrupt_bench(&backend);
+            config_bench(&backend);
         }
         Err(e) => eprintln!("NOT RUN: {e}"),
     }

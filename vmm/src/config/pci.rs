@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 pub struct PciConfig {
     /// Whether configuration space can also be reached through ports 0xcf8 and 0xcfc. Older kernels, 6.1 among them, say
     /// "PCI: Fatal: No config space access function found" without them, before they find it elsewhere; firmware may
-    /// know nothing else. Where they are, Linux uses them, with two exits from the guest for an access instead of one.
+    /// know nothing else. Where they are, Linux uses them, with one more instruction that leaves the guest for each access.
     pub config_ports: bool,
 }
 
