@@ -371,6 +371,31 @@ fn leave_at_once(place: &Place, args: &[&str]) {
     leave(session);
 }
 
+/// Not even for a moment: also when the first is killed, whatever its disk's engine has of the file.
+#[test]
+fn two_machines_do_not_write_one_disk() {
+    if !has_kvm() {
+        return;
+    }
+    let place = Place::new();
+    fs::File::create(place.path("root.img")).unwrap().set_len(1 << 20).unwrap();
+    let in_use = "drystone: disk `root` at …root.img: in use by another program or machine";
+    let old = place.run("web", &["--disk", "root.img,id=root"]);
+    place.say(&["snapshot", "web", "snap"]);
+    place.refuses(&["restore", "snap", "--id", "r"], 1, in_use);
+    place.refuses(&["run", "--id", "r", "--disk", "root.img,id=root"], 1, in_use);
+    leave(old);
+    for engine in ["auto", "threads", "sync"] {
+        let disk = format!("root.img,id=root,engine={engine}");
+        let mut killed = place.run("killed", &["--disk", &disk]);
+        let reader = ["run", "--id", "r", "--disk", "root.img,id=root,readonly"];
+        place.refuses(&reader, 1, &format!("{in_use}, which writes it"));
+        killed.child.kill().unwrap();
+        killed.child.wait().unwrap();
+        leave(place.run("again", &["--disk", &disk]));
+    }
+}
+
 /// The kernel is needed only for a reset.
 #[test]
 fn a_machine_whose_kernel_is_gone_goes_on_until_it_is_reset() {
