@@ -387,7 +387,7 @@ fn two_machines_do_not_write_one_disk() {
     leave(old);
     for engine in ["auto", "threads", "sync"] {
         let disk = format!("root.img,id=root,engine={engine}");
-        let mut killed = place.run("killed", &["--disk", &disk]);
+        let mut killed = place.run("web", &["--disk", &disk]);
         let reader = ["run", "--id", "r", "--disk", "root.img,id=root,readonly"];
         place.refuses(&reader, 1, &format!("{in_use}, which writes it"));
         killed.child.kill().unwrap();
