@@ -81,7 +81,7 @@ fn acpica_reads_the_slots_as_they_are_meant() {
     let Some(text) = disassemble(&[&attached, &hot_plug, &Caller]) else { return };
     for part in [
         r#"Scope(\_SB.PCI0){OperationRegion(PHPR,SystemIO,0x0620,0x10)Field(PHPR,DWordAcc,NoLock,WriteAsZeros){CHNG,32,EJRQ,32,PRES,32,EJCT,32}"#,
-        r#"Device(SL01){Name(_ADR,0x00010000)Name(_SUN,One)Method(_STA,0,Serialized){Local0=(PRES>>One)Local0&=OneLocal0*=0x0FReturn(Local0)}"#,
+        r#"Device(SL01){Name(_ADR,0x00010000)Name(_SUN,One)"#,
         r#"Method(_EJ0,1,Serialized){EJCT=0x02}}"#,
         r#"Device(SL1F){Name(_ADR,0x001F0000)Name(_SUN,0x1F)"#,
         r#"{EJCT=0x80000000}}Method(PHPN,0,Serialized){Local0=CHNGCHNG=Local0If((Local0&0x02)){Notify(SL01,One)}"#,
