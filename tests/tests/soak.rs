@@ -81,7 +81,7 @@ fn entropy_through_streams_of_guest_operations() {
 #[test]
 fn a_disk_through_streams_of_guest_operations() {
     within(limit(), || {
-        let mut guest = fuzz::DiskGuest::new(false);
+        let mut guest = fuzz::DiskGuest::new(false, EngineKind::Sync);
         stream("block", |data| guest.stream(data));
     });
 }

@@ -5,6 +5,7 @@ use crate::block::{
     Asked, DISCARD, DiskMachine, FEATURES, FLUSH, GET_ID, IN, LEAST_MEMORY, OUT, UNMAP, WRITE_ZEROES,
 };
 use crate::virtio::{Transport, used_ram_of};
+use drystone_block::EngineKind;
 use drystone_limit::{LimitConfig, Rate};
 use drystone_virtio::NEEDS_RESET;
 use std::collections::VecDeque;
@@ -49,6 +50,8 @@ pub struct DiskGuest {
     /// It may have to wait for its limits.
     limited: bool,
     read_only: bool,
+    /// Nothing is asked for before all else is answered.
+    one_by_one: bool,
 }
 
 /// Runs `data` as a list of steps.
@@ -58,17 +61,31 @@ pub struct DiskGuest {
 /// not what the guest has written; if anything is lost by a pause or a move.
 pub fn block(data: &[u8]) {
     let mut input = Input::new(data);
-    let mut guest = DiskGuest::new(input.u8().is_multiple_of(8));
+    let mut guest = DiskGuest::new(input.u8().is_multiple_of(8), EngineKind::Sync);
+    guest.steps(&mut input);
+    guest.settle();
+}
+
+/// As [`block`], with an engine that does several things at once. What is on its way together may end in any order, so requests are made
+/// one by one, and no limit has them wait for each other.
+///
+/// # Panics
+/// As [`block`].
+pub fn block_on(engine: EngineKind, data: &[u8]) {
+    let mut input = Input::new(data);
+    let mut guest = DiskGuest::new(input.u8().is_multiple_of(8), engine);
     guest.steps(&mut input);
     guest.settle();
 }
 
 impl DiskGuest {
     /// A guest and its disk.
-    pub fn new(read_only: bool) -> Self {
+    pub fn new(read_only: bool, engine: EngineKind) -> Self {
         let oracle: Vec<u8> = (0..SECTORS * SECTOR).map(|i| (i * 31 + i / SECTOR) as u8).collect();
         let memory = used_ram_of(&[(0, LEAST_MEMORY as usize)]);
-        let machine = DiskMachine::in_memory(memory, &oracle, |config| config.read_only = read_only);
+        let machine = DiskMachine::in_memory(memory, &oracle, |config| {
+            (config.read_only, config.engine) = (read_only, engine);
+        });
         Self {
             machine,
             oracle,
@@ -77,6 +94,7 @@ impl DiskGuest {
             broken: false,
             limited: false,
             read_only,
+            one_by_one: engine != EngineKind::Sync,
         }
     }
 
@@ -114,7 +132,8 @@ impl DiskGuest {
             10 => self.machine.pause(),
             11 => self.machine.relocate(),
             12 => self.restart(),
-            13 => self.limit(input),
+            13 if !self.one_by_one => self.limit(input),
+            13 => {}
             14 => {
                 self.machine.clock.advance(Duration::from_micros(u64::from(input.u16())));
                 self.machine.wake();
@@ -188,6 +207,10 @@ impl DiskGuest {
         }
         if let Some(asked) = self.machine.ask(readable, room, cut, indirect) {
             self.waiting.push_back((asked, expected));
+        }
+        if self.one_by_one {
+            self.kick();
+            self.look();
         }
     }
 

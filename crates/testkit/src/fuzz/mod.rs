@@ -18,7 +18,7 @@ mod snapshot;
 mod virtio;
 mod virtio_pci;
 
-pub use block::{DiskGuest, block};
+pub use block::{DiskGuest, block, block_on};
 pub use boot_params::boot_params;
 pub use cpuid::cpuid;
 pub use i8042::i8042;
@@ -39,7 +39,7 @@ use std::path::Path;
 ///
 /// # Panics
 /// If the corpus cannot be read or the body panics; the file is named on standard error then.
-pub fn replay(target: &str, body: fn(&[u8])) -> usize {
+pub fn replay(target: &str, body: impl Fn(&[u8])) -> usize {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let files = std::fs::read_dir(&corpus).unwrap_or_else(|e| panic!("corpus at {}: {e}", corpus.display()));
     let mut count = 0;
