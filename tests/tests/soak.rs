@@ -247,6 +247,15 @@ fn operate(port: &MmioPort<Ram>, handle: &BlockHandle, go_on: &AtomicBool) {
     handle.set_limit(LimitConfig::default());
 }
 
+/// Ends what others do, also when this thread fails.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 /// Workers on threads of their own, an operator on another, and a driver that resets the device with requests in flight.
 fn paused_limited_and_reset(engine: EngineKind, direct: bool) {
     within(limit(), move || {
@@ -255,6 +264,7 @@ fn paused_limited_and_reset(engine: EngineKind, direct: bool) {
         let (go_on, port, handle) = (AtomicBool::new(true), rig.port.clone(), rig.handle.clone());
         std::thread::scope(|scope| {
             let operator = scope.spawn(|| operate(&port, &handle, &go_on));
+            let end = End(&go_on);
             let (mut noise, start, mut batches) = (Noise::new("driver"), Instant::now(), 0u64);
             while start.elapsed() < soak() && !operator.is_finished() {
                 let asked: Vec<_> = (0..QUEUES).map(|q| (q, rig.ask(q, &mut noise))).collect();
@@ -265,7 +275,7 @@ fn paused_limited_and_reset(engine: EngineKind, direct: bool) {
                     batches += 1;
                 }
             }
-            go_on.store(false, Ordering::Relaxed);
+            drop(end);
             operator.join().unwrap();
             println!("{batches} batches");
             assert!(batches > 2);
