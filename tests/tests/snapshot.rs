@@ -21,9 +21,9 @@ n=0; until [ -b /dev/vda ] || [ $n = 100 ]; do usleep 50000; n=$((n+1)); done
 cd /tmp
 bad() { echo "bad $*"; }
 hundredths() { read -r up idle < /proc/uptime; echo ${up%.*}${up#*.}; }
-# A count is written in one piece, but the file is empty before.
+# A count is written in one piece, but it is read byte by byte, and the file is empty in between.
 done_() { echo $2 > $1; }
-count() { count=; until [ -n "$count" ]; do read -r count < $1; done; counts="$counts $count"; }
+count() { until read -r count < $1 && read -r again < $1 && [ "$count" = "$again" ]; do :; done; counts="$counts $count"; }
 disk() {
     i=0; while :; do
         i=$((i+1)); n=$((i % 500)); echo $i | md5sum > block
