@@ -14,6 +14,8 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /tmp
+# What is typed would come in the middle of what is said.
+stty -echo
 echo 60 > /proc/sys/kernel/watchdog_thresh
 @LOAD_MODULES@
 ifconfig lo 127.0.0.1 up
