@@ -139,6 +139,15 @@ fn a_full_configuration_is_read_as_it_is_written() {
     }
 }
 
+/// There is one format as yet, so that no configuration is written with it.
+#[test]
+fn the_format_of_a_disk_can_be_said_and_is_never_another() {
+    let disk = |format| format!("[[disk]]\npath = \"a\"\nformat = \"{format}\"");
+    assert_eq!(Config::from_toml(&disk("raw")).unwrap().disk[0].format, DiskFormat::Raw);
+    let (line, said) = Config::from_toml(&disk("qcow2")).unwrap_err();
+    assert!(line == 3 && said.contains("unknown variant `qcow2`"), "{line}: {said}");
+}
+
 #[test]
 fn what_is_wrong_in_a_file_is_named_with_its_line_and_field() {
     let cases = [
