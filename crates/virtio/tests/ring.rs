@@ -4,7 +4,11 @@
 mod common;
 
 use common::{BUFFER, Custom, rig};
-use drystone_testkit::virtio::{DriverRing, Echo, INDIRECT, NEXT, Ram, WRITE, ram, ram_of};
+use drystone_state::Persist;
+use drystone_testkit::as_written;
+use drystone_testkit::virtio::{
+    CorePort, DriverRing, Echo, INDIRECT, NEXT, Ram, WRITE, bring_up, ram, ram_of,
+};
 use drystone_virtio::{Cx, F_EVENT_IDX, F_INDIRECT_DESC, NEEDS_RESET, Next};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -315,6 +319,49 @@ fn a_request_that_is_put_back_comes_again() {
     rig.kick(0);
     let done: Vec<_> = std::iter::from_fn(|| d.take()).map(|(head, _)| head).collect();
     assert_eq!(done, heads);
+}
+
+/// The first of three requests goes back when the second is done: it is saved, and done before the third.
+#[test]
+fn a_request_that_was_overtaken_and_put_back_is_saved_with_its_queue() {
+    let memory = ram(1 << 20);
+    let only_the_second = |queue, cx: &mut Cx<'_, Ram>| {
+        let mut ring = cx.ring(queue)?;
+        let mut next = || ring.pop().map(|chain| chain.expect("a request"));
+        let (first, second, third) = (next()?, next()?, next()?);
+        ring.complete(second, 1)?;
+        ring.put_back(third)?;
+        ring.put_back(first)
+    };
+    let here = rig(Box::new(Custom(only_the_second)), &memory);
+    let mut d = DriverRing::new(&memory, 0x10000, 16, false);
+    let heads: Vec<_> = (0..3).map(|_| d.add(&[BUFFER], false).unwrap()).collect();
+    bring_up(&CorePort(here.core.clone()), &[&d], 0);
+    let _ = here.core.kick(0);
+    assert_eq!(d.take(), Some((heads[1], 1)));
+    here.core.pause().unwrap();
+    let good = here.core.save().unwrap();
+    assert_eq!(good.queues[0].returned, [heads[0]]);
+
+    let all = |queue, cx: &mut Cx<'_, Ram>| {
+        let mut ring = cx.ring(queue)?;
+        while let Some(chain) = ring.pop()? {
+            ring.complete(chain, 1)?;
+        }
+        Ok(())
+    };
+    let there = rig(Box::new(Custom(all)), &memory);
+    let wrong: [&[u16]; 4] = [&[], &[16], &[0, 0], &[0, 1]];
+    for returned in wrong {
+        let mut state = good.clone();
+        state.queues[0].returned = returned.to_vec();
+        assert!(there.core.restore(state).is_err(), "{returned:?}");
+    }
+    there.core.restore(as_written(&good)).unwrap();
+    there.core.resume();
+    there.kick(0);
+    let done: Vec<_> = std::iter::from_fn(|| d.take()).map(|(head, _)| head).collect();
+    assert_eq!(done, [heads[0], heads[2]]);
 }
 
 /// A driver that never stops offering: its lane's loop keeps running, and yet a pause gets in.
