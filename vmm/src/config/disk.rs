@@ -10,8 +10,7 @@ use std::str::FromStr;
 pub struct DiskConfig {
     /// An image file or a block device of the host.
     pub path: PathBuf,
-    /// What the file holds. Never guessed: a guest can write what it likes into a raw file.
-    #[serde(skip_serializing_if = "is_default")]
+    /// What the file holds. Never guessed: a guest can write what it likes into a raw file. So it is always written down.
     pub format: DiskFormat,
     /// Its name in messages and counters; `disk0`, `disk1` and so on unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
