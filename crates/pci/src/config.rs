@@ -111,11 +111,17 @@ impl ConfigSpace {
 
     /// Where a BAR is, decoded or not; `None` if it does not exist.
     pub fn address(&self, index: usize) -> Option<u64> {
+        self.base(index, |byte| byte.value)
+    }
+
+    /// What a BAR's registers say if their bytes are what `of` makes of them.
+    fn base(&self, index: usize, of: impl Fn(&Byte) -> u8) -> Option<u64> {
         let bar = self.bars.get(index).copied().flatten()?;
-        let low = u64::from(self.u32(bar_offset(index)));
-        let high = if bar.kind.is_64() { u64::from(self.u32(bar_offset(index + 1))) } else { 0 };
+        let len = if bar.kind.is_64() { 8 } else { 4 };
+        let registers = self.bytes.iter().skip(bar_offset(index).into()).take(len);
+        let value = registers.rev().fold(0, |value, byte| value << 8 | u64::from(of(byte)));
         let (_, mask) = bar.registers();
-        Some((high << 32 | low) & mask)
+        Some(value & mask)
     }
 
     /// The addresses that the function claims now: BARs whose space the command register enables.
@@ -131,13 +137,16 @@ impl ConfigSpace {
         claimed
     }
 
-    /// The addresses of all BARs, decoded or not, and whether they are I/O ports.
+    /// The addresses of all BARs, decoded or not, and those that a reset leads back to; and whether they are I/O ports.
     pub(crate) fn claims(&self) -> Vec<(bool, Range<u64>)> {
-        let claim = |(index, bar): (usize, Bar)| {
-            let base = self.address(index)?;
-            Some((bar.kind == BarKind::Io, base..base.saturating_add(bar.size)))
+        let claims = |(index, bar): (usize, Bar)| {
+            let bases = [self.address(index), self.base(index, |byte| byte.initial)];
+            bases
+                .into_iter()
+                .flatten()
+                .map(move |base| (bar.kind == BarKind::Io, base..base.saturating_add(bar.size)))
         };
-        self.bars().filter_map(claim).collect()
+        self.bars().flat_map(claims).collect()
     }
 
     /// Whether the guest lets the function reach memory, and so deliver messages.

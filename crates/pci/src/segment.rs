@@ -1,6 +1,6 @@
 mod placement;
 
-use crate::{CONFIG_SIZE, Function, HostBridge, Windows, WindowsError};
+use crate::{Bar, CONFIG_SIZE, Function, HostBridge, Windows, WindowsError};
 use arc_swap::ArcSwap;
 use drystone_bus::{BusDevice, Effect};
 use placement::Placement;
@@ -53,6 +53,13 @@ pub enum SegmentError {
 
 type Slots = Vec<Option<Arc<dyn Function>>>;
 
+/// Where a BAR goes; nowhere if there is no room.
+struct Place {
+    index: usize,
+    bar: Bar,
+    base: Option<u64>,
+}
+
 /// A PCI segment with one bus, number 0, of 32 slots, and its configuration space as ECAM shows it
 /// (PCI Express 6.0, 7.2.2).
 ///
@@ -98,12 +105,27 @@ impl Segment {
         &self.windows
     }
 
-    /// Puts `function` into `slot`, or into the lowest that is free, and gives each of its BARs an address that nobody has.
-    /// Returns the slot. The guest sees it at once if it looks; it is told by whoever serves hot plug.
+    /// Puts `function` into `slot`, or into the lowest that is free, and gives each of its BARs an address that nobody has, or will
+    /// have after a reset. Returns the slot. The guest sees it at once if it looks; it is told by whoever serves hot plug.
     ///
     /// # Errors
     /// [`SlotError`]; the bus is then unchanged.
     pub fn add(&self, slot: Option<u8>, function: Arc<dyn Function>) -> Result<u8, SlotError> {
+        self.fill(slot, function, true)
+    }
+
+    /// Puts `function` into the slot that it was saved in, and that its state, restored next, goes with: that says where its BARs are.
+    /// Functions that came and went have left gaps which others, added in order, do not; so a BAR for which there is no room here
+    /// is no error. Such a one is at address 0 after a reset, for the guest to find a place.
+    ///
+    /// # Errors
+    /// [`SlotError::Taken`], [`SlotError::Number`]; the bus is then unchanged.
+    pub fn add_saved(&self, slot: u8, function: Arc<dyn Function>) -> Result<(), SlotError> {
+        self.fill(Some(slot), function, false).map(|_| ())
+    }
+
+    /// `all_fit`: a BAR without a place is an error.
+    fn fill(&self, slot: Option<u8>, function: Arc<dyn Function>, all_fit: bool) -> Result<u8, SlotError> {
         let _one_at_a_time = crate::lock(&self.changes);
         let mut slots = Slots::clone(&self.slots.load());
         let slot = match slot {
@@ -115,7 +137,13 @@ impl Segment {
             Some(Some(_)) => return Err(SlotError::Taken(slot)),
             Some(None) => {}
         }
-        self.find_places(slot, function.as_ref(), &slots)?;
+        let places = self.places(function.as_ref(), &slots);
+        if let Some(lacking) = places.iter().find(|place| all_fit && place.base.is_none()) {
+            return Err(SlotError::NoRoom { slot, bar: lacking.index, size: lacking.bar.size });
+        }
+        function.config().with(|config| {
+            places.iter().for_each(|p| p.base.into_iter().for_each(|base| config.place(p.index, base)));
+        });
         if let Some(place) = slots.get_mut(usize::from(slot)) {
             *place = Some(function);
         }
@@ -123,7 +151,8 @@ impl Segment {
         Ok(slot)
     }
 
-    fn find_places(&self, slot: u8, function: &dyn Function, slots: &Slots) -> Result<(), SlotError> {
+    /// Where the BARs of `function` can be, beside those of `slots`.
+    fn places(&self, function: &dyn Function, slots: &Slots) -> Vec<Place> {
         let claims = |f: &Arc<dyn Function>| f.config().with(|c| c.claims());
         let mut taken: Vec<_> = slots.iter().flatten().flat_map(claims).collect();
         let mut places = Vec::new();
@@ -131,12 +160,10 @@ impl Segment {
             let io = bar.kind == crate::BarKind::Io;
             let same: Vec<Range<u64>> = taken.iter().filter(|t| t.0 == io).map(|t| t.1.clone()).collect();
             let base = self.windows.place(bar, &same);
-            let base = base.ok_or(SlotError::NoRoom { slot, bar: index, size: bar.size })?;
-            taken.push((io, base..base.saturating_add(bar.size)));
-            places.push((index, base));
+            taken.extend(base.map(|base| (io, base..base.saturating_add(bar.size))));
+            places.push(Place { index, bar, base });
         }
-        function.config().with(|c| places.into_iter().for_each(|(index, base)| c.place(index, base)));
-        Ok(())
+        places
     }
 
     /// Takes the function out of `slot`, at once and whatever the guest is doing with it. Its BARs stay on the bus until

@@ -135,8 +135,15 @@ impl Virtio {
     fn add(&mut self, new: New, saved: Option<&SavedSlots>) -> Result<(), MachineError> {
         let mut made = self.make(new)?;
         if let Place::Pci(function, slot) = &mut made.place {
-            let saved = saved.map(|saved| saved.of(&made.name)).transpose()?;
-            *slot = self.parts.pci.segment().add(saved, function.clone())?;
+            let (segment, function) = (self.parts.pci.segment(), function.clone());
+            *slot = match saved {
+                Some(saved) => {
+                    let slot = saved.of(&made.name)?;
+                    segment.add_saved(slot, function)?;
+                    slot
+                }
+                None => segment.add(None, function)?,
+            };
         }
         self.slots.push(made);
         Ok(())

@@ -141,6 +141,39 @@ fn bars_get_places_that_nobody_has() {
     assert_eq!(places(1), [0xc000_0000, 0x10_0000_0000, 0x1000]);
 }
 
+/// The guest has moved a BAR away: its place is not given to another, which a reset would bring onto the same address.
+#[test]
+fn where_a_reset_leads_back_to_stays_taken() {
+    let m = machine();
+    let bar = [(0, BarKind::Memory32, 0x1000)];
+    m.segment.add(None, device(1, &bar)).unwrap();
+    m.set_config(1, 0x10, 0xc000_5000);
+    m.segment.add(None, device(2, &bar)).unwrap();
+    let address = |slot| m.segment.function(slot).unwrap().config().with(|c| c.address(0).unwrap());
+    assert_eq!((address(1), address(2)), (0xc000_5000, 0xc000_1000));
+    [1, 2].into_iter().for_each(|slot| m.segment.function(slot).unwrap().config().reset());
+    assert_eq!((address(1), address(2)), (0xc000_0000, 0xc000_1000));
+}
+
+#[test]
+fn what_was_saved_needs_no_room_until_its_state_says_where_it_is() {
+    let m = machine();
+    let pages = |n: u64| [(0, BarKind::Memory32, 0x1000 * n)];
+    // The window is 256 pages.
+    m.segment.add(Some(2), device(2, &pages(128))).unwrap();
+    m.segment.add(Some(3), device(3, &pages(64))).unwrap();
+    m.segment.add(Some(4), device(4, &pages(64))).unwrap();
+    let full = device(1, &pages(1));
+    assert_eq!(
+        m.segment.add(Some(1), full.clone()),
+        Err(SlotError::NoRoom { slot: 1, bar: 0, size: 0x1000 })
+    );
+    m.segment.add_saved(1, full.clone()).unwrap();
+    assert_eq!(full.config.with(|c| c.address(0)), Some(0), "the guest finds a place");
+    assert_eq!(m.segment.add_saved(1, full.clone()), Err(SlotError::Taken(1)));
+    assert_eq!(m.segment.add_saved(32, full), Err(SlotError::Number(32)));
+}
+
 #[test]
 fn the_guest_moves_bars_and_the_bus_follows() {
     let m = machine();

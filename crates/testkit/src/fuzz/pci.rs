@@ -160,7 +160,7 @@ impl Machine {
         let mut new = Self::new();
         for (slot, old) in &self.devices {
             let copy = device(old.kind);
-            new.pci.segment().add(Some(*slot), copy.clone()).expect("as it was built before");
+            new.pci.segment().add_saved(*slot, copy.clone()).expect("as it was built before");
             new.devices.insert(*slot, copy);
         }
         for (slot, old) in &self.devices {
