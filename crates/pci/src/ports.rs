@@ -28,7 +28,8 @@ impl ConfigPorts {
     pub const LEN: u64 = 8;
 
     /// How many of its ports are the address register's, from the first on. What is written there matters to the next access
-    /// to any of its ports alone, and has no effect of its own.
+    /// to any of its ports alone, and has no effect of its own. A machine that has something else at one of them, such as a reset
+    /// register at 0xcf9, must not hold writes back: a guest that halts after one would wait for ever.
     pub const ADDRESS_LEN: u16 = ADDRESS_LEN as u16;
 
     /// Ports for `segment`.
