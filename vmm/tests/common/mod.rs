@@ -41,6 +41,14 @@ pub struct Session {
     pub child: Child,
 }
 
+/// A test that fails leaves nothing running.
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 impl Session {
     /// Starts it with the terminal as its standard input and output.
     pub fn open(mut command: Command) -> Self {
