@@ -184,8 +184,8 @@ impl Job {
     /// Sets the number of processors of the emulated machine, 1 to 255; 1 unless this is called. Says nothing to a job that runs directly.
     ///
     /// More than one is for what cannot be seen on one, such as where threads may run. Such a machine is not to be trusted when guests keep
-    /// its processors busy: about one in ten boots of two guests at once then ends by a fault out of nothing, of a guest or of the machine, and a
-    /// guest of four busy vCPUs stands still now and then. With one processor that was never seen, and guests of many vCPUs are no slower.
+    /// its processors busy: about one in ten boots of two guests at once then ends by a fault out of nothing, of a guest or of the machine. With one
+    /// processor, or one guest, that was never seen, and guests of many vCPUs are no slower on one.
     pub fn processors(mut self, count: u8) -> Self {
         self.processors = count;
         self
