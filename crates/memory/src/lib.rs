@@ -11,6 +11,7 @@ mod layout;
 mod mem;
 mod ram;
 mod tracked;
+mod vectored;
 
 pub use backed::Backed;
 pub use bitmap::DirtyBitmap;
@@ -18,3 +19,4 @@ pub use layout::{Layout, LayoutError, RamRange, Window};
 pub use mem::Mem;
 pub use ram::{Backing, DirtyPages, GuestRam, HugePages, MemoryError, RamConfig, RamMap, RamRegion, RamView};
 pub use tracked::Tracked;
+pub use vectored::{Gather, MAX_PIECES, Scatter};

@@ -88,8 +88,18 @@ impl<'a, B: BitmapSlice> Tracked<'a, B> {
         written
     }
 
+    /// `len` bytes from `offset` on, as they are: whoever writes there says so with [`wrote`](Self::wrote).
+    ///
+    /// # Errors
+    /// When they do not all lie in here.
     #[inline]
-    fn wrote(&mut self, offset: usize, len: usize) {
+    pub fn slice(&self, offset: usize, len: usize) -> Result<VolatileSlice<'a>, Error> {
+        self.plain.subslice(offset, len)
+    }
+
+    /// Somebody else has written `len` bytes from `offset` on: the host, for example.
+    #[inline]
+    pub fn wrote(&mut self, offset: usize, len: usize) {
         let Some(last) = len.checked_sub(1).and_then(|n| offset.checked_add(n)) else { return };
         let page = offset / NEAR;
         if page == self.page && last / NEAR == page {

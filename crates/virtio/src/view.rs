@@ -1,9 +1,9 @@
-use crate::Fault;
-use drystone_memory::{Mem, Tracked};
-use vm_memory::bitmap::MS;
+use crate::{Fault, Seg};
+use drystone_memory::{Gather, Mem, Scatter, Tracked};
+use vm_memory::bitmap::{Bitmap, MS};
 use vm_memory::{
     Address, ByteValued, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryBackend,
-    GuestMemoryError, GuestMemoryRegion,
+    GuestMemoryError, GuestMemoryRegion, Permissions,
 };
 
 type Backend<M> = <<M as GuestAddressSpace>::M as GuestMemory>::PhysicalMemory;
@@ -97,6 +97,64 @@ impl<'a, M: Mem> View<'a, M> {
         match self.find(addr, data.len()) {
             Some((open, offset)) => open.write_slice(data, offset).map_err(GuestMemoryError::from)?,
             None => self.memory.write_slice(data, addr)?,
+        }
+        Ok(())
+    }
+
+    /// Adds the bytes of a segment to what goes to the host.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if they are not all in guest memory; some may have been added then.
+    #[inline]
+    pub fn gather<'g>(&mut self, seg: Seg, to: &mut Gather<'g>) -> Result<(), Fault>
+    where
+        'a: 'g,
+    {
+        let len = seg.len as usize;
+        if let Some((open, offset)) = self.find(seg.addr, len) {
+            to.push(&open.slice(offset, len).map_err(GuestMemoryError::from)?);
+            return Ok(());
+        }
+        for slice in self.memory.get_slices(seg.addr, len, Permissions::Read)? {
+            to.push(&slice?);
+        }
+        Ok(())
+    }
+
+    /// Adds the bytes of a segment to what the host fills. What it has filled is to be [marked](Self::wrote).
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if they are not all in guest memory; some may have been added then.
+    #[inline]
+    pub fn scatter<'s>(&mut self, seg: Seg, to: &mut Scatter<'s>) -> Result<(), Fault>
+    where
+        'a: 's,
+    {
+        let len = seg.len as usize;
+        if let Some((open, offset)) = self.find(seg.addr, len) {
+            to.push(&open.slice(offset, len).map_err(GuestMemoryError::from)?);
+            return Ok(());
+        }
+        for slice in self.memory.get_slices(seg.addr, len, Permissions::Write)? {
+            to.push(&slice?);
+        }
+        Ok(())
+    }
+
+    /// Marks a segment that somebody else has written, such as the host, as dirty.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if it is not all in guest memory.
+    #[inline]
+    pub fn wrote(&mut self, seg: Seg) -> Result<(), Fault> {
+        let len = seg.len as usize;
+        if let Some((open, offset)) = self.find(seg.addr, len) {
+            open.wrote(offset, len);
+            return Ok(());
+        }
+        for slice in self.memory.get_slices(seg.addr, len, Permissions::Write)? {
+            let slice = slice?;
+            slice.bitmap().mark_dirty(0, slice.len());
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use super::span::Areas;
 use super::walk::{Wrong, walk};
 use crate::core::Shared;
 use crate::{Chain, Fault, View, part};
-use drystone_memory::Mem;
+use drystone_memory::{Gather, Mem, Scatter};
 use std::sync::atomic::{Ordering, fence};
 use virtio_queue::QueueT;
 
@@ -185,6 +185,39 @@ impl<'a, M: Mem> RingRef<'a, M> {
             rest = later;
         }
         Ok(data.len() - rest.len())
+    }
+
+    /// Adds the readable bytes of a request, from byte `skip` on, to what goes to the host.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if a segment is not in guest memory.
+    #[inline]
+    pub fn gather<'g>(&mut self, chain: &Chain, skip: u64, to: &mut Gather<'g>) -> Result<(), Fault>
+    where
+        'a: 'g,
+    {
+        part(chain.readable(), skip, u64::MAX).try_for_each(|seg| self.view.gather(seg, to))
+    }
+
+    /// Adds the writable bytes of a request to what the host fills. Those that it has filled are to be [marked](Self::wrote).
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if a segment is not in guest memory.
+    #[inline]
+    pub fn scatter<'s>(&mut self, chain: &Chain, to: &mut Scatter<'s>) -> Result<(), Fault>
+    where
+        'a: 's,
+    {
+        chain.writable().iter().try_for_each(|seg| self.view.scatter(*seg, to))
+    }
+
+    /// The host has written the first `len` writable bytes of a request: marks them dirty.
+    ///
+    /// # Errors
+    /// [`Fault::Memory`] if a segment is not in guest memory.
+    #[inline]
+    pub fn wrote(&mut self, chain: &Chain, len: u64) -> Result<(), Fault> {
+        part(chain.writable(), 0, len).try_for_each(|seg| self.view.wrote(seg))
     }
 
     fn settle(&mut self) -> Result<(), Fault> {
