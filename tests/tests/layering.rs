@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
         "drystone-lifecycle",
         "drystone-loader",
         "drystone-runner",
+        "drystone-net",
         "drystone-rng",
         "drystone-snapshot",
         "drystone-vcpu",

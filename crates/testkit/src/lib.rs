@@ -11,6 +11,7 @@ pub mod fuzz;
 pub mod guest;
 pub mod hosts;
 mod io;
+pub mod net;
 pub mod pci;
 mod tiny;
 pub mod virtio;
