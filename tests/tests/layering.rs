@@ -27,6 +27,8 @@ const LAYERS: &[&[&str]] = &[
         "drystone-snapshot",
         "drystone-vcpu",
     ],
+    // Formats are images for the block device.
+    &["drystone-block-formats"],
     &["drystone"],
     // Tests and their tools look at everything and are seen by nobody.
     &["drystone-lab", "drystone-testkit"],

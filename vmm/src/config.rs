@@ -20,7 +20,7 @@ pub use boot::BootProtocol;
 pub use console::ConsoleConfig;
 pub use cpu::{CpuConfig, ModelChoice, ModelFile};
 pub use cpus::{CpusConfig, CpusError};
-pub use disk::{DiskConfig, DiskError, DiskFormat};
+pub use disk::{DiskBacking, DiskConfig, DiskError, DiskFormat};
 pub use limit::LimitSettings;
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
 pub use pci::PciConfig;

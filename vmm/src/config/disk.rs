@@ -12,6 +12,9 @@ pub struct DiskConfig {
     pub path: PathBuf,
     /// What the file holds. Never guessed: a guest can write what it likes into a raw file. So it is always written down.
     pub format: DiskFormat,
+    /// Whether files are opened that the image names, such as a backing file.
+    #[serde(skip_serializing_if = "is_default")]
+    pub backing: DiskBacking,
     /// Its name in messages and counters; `disk0`, `disk1` and so on unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -58,6 +61,21 @@ pub enum DiskFormat {
     /// Each byte of the disk at its own offset.
     #[default]
     Raw,
+    /// QEMU's, versions 2 and 3.
+    Qcow2,
+    /// VMware's, with flat extents; to be read only.
+    Vmdk,
+}
+
+/// Whether files are opened that an image names: those behind it, and extents with names of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskBacking {
+    /// They are not: an image from somewhere may name any file of this host.
+    #[default]
+    Refuse,
+    /// They are, to be read only.
+    Allow,
 }
 
 /// So that snapshots say what they always said.
@@ -71,7 +89,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub enum DiskError {
     /// No such setting.
     #[error(
-        "{0:?} is no setting: use path, format, id, readonly, serial, transport, queues, engine, direct, cache, on_io_error, \
+        "{0:?} is no setting: use path, format, backing, id, readonly, serial, transport, queues, engine, direct, cache, on_io_error, \
          bandwidth, bandwidth_burst, operations or operations_burst"
     )]
     Unknown(String),
@@ -114,7 +132,7 @@ impl DiskConfig {
         block.read_only = self.readonly;
         block.serial = self.serial.clone();
         block.queues = self.queues.unwrap_or(block.queues);
-        let DiskFormat::Raw = self.format;
+        self.check_format()?;
         block.engine = self.engine;
         block.direct = self.direct;
         block.cache = self.cache;
@@ -129,6 +147,25 @@ impl DiskConfig {
         Ok(block)
     }
 
+    /// What only raw images can be, or only others.
+    fn check_format(&self) -> Result<(), String> {
+        match self.format {
+            DiskFormat::Raw if self.backing == DiskBacking::Allow => {
+                Err("backing: a raw image names no other file".into())
+            }
+            DiskFormat::Raw => Ok(()),
+            _ if cfg!(not(feature = "formats")) => {
+                Err("format: this drystone was built for raw images only".into())
+            }
+            _ if self.engine == EngineKind::IoUring => {
+                Err("engine io_uring: for raw images only; use threads, sync or auto".into())
+            }
+            _ if self.direct => Err("direct: for raw images only".into()),
+            DiskFormat::Vmdk if !self.readonly => Err("format vmdk: can only be read: say readonly".into()),
+            DiskFormat::Qcow2 | DiskFormat::Vmdk => Ok(()),
+        }
+    }
+
     fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), DiskError> {
         let bad = |what: String| DiskError::Value {
             name: name.into(),
@@ -138,7 +175,11 @@ impl DiskConfig {
         match name {
             "path" => self.path = parse(value).map_err(bad)?,
             "id" => self.id = Some(parse(value).map_err(bad)?),
-            "format" => self.format = choose(value, &[("raw", DiskFormat::Raw)]).map_err(bad)?,
+            "format" => self.format = choose(value, &FORMATS).map_err(bad)?,
+            "backing" => {
+                let all = [("refuse", DiskBacking::Refuse), ("allow", DiskBacking::Allow)];
+                self.backing = choose(value, &all).map_err(bad)?;
+            }
             "readonly" => self.readonly = flag(value).map_err(bad)?,
             "serial" => self.serial = Some(parse(value).map_err(bad)?),
             "transport" => {
@@ -162,6 +203,9 @@ impl DiskConfig {
         Ok(())
     }
 }
+
+const FORMATS: [(&str, DiskFormat); 3] =
+    [("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2), ("vmdk", DiskFormat::Vmdk)];
 
 const ENGINES: [(&str, EngineKind); 4] = [
     ("auto", EngineKind::Auto),

@@ -95,7 +95,8 @@ fn full() -> Config {
             serial: Some("S1".into()),
             transport: Some(Transport::Pci),
             queues: Some(2),
-            format: DiskFormat::Raw,
+            format: DiskFormat::Qcow2,
+            backing: DiskBacking::Allow,
             engine: drystone_block::EngineKind::Threads,
             direct: true,
             cache: drystone_block::Cache::Writethrough,
@@ -123,7 +124,7 @@ fn a_full_configuration_is_read_as_it_is_written() {
         let json = serde_json::to_value(&config).unwrap();
         assert_eq!(serde_json::from_value::<Config>(json).unwrap(), config);
     }
-    // A field that is as it is unless given would be missed by nobody. A disk's format has one value, and is always written.
+    // A field that is as it is unless given would be missed by nobody.
     let (full, default) = (full(), Config::default());
     let whole = [
         (serde_json::to_value(&full).unwrap(), serde_json::to_value(&default).unwrap()),
@@ -133,19 +134,42 @@ fn a_full_configuration_is_read_as_it_is_written() {
         (serde_json::to_value(&full.disk[0]).unwrap(), serde_json::to_value(DiskConfig::default()).unwrap()),
     ];
     for (full, default) in whole {
-        for (field, value) in full.as_object().unwrap().iter().filter(|(field, _)| *field != "format") {
+        for (field, value) in full.as_object().unwrap() {
             assert_ne!(default.get(field), Some(value), "{field}");
         }
     }
 }
 
 #[test]
-fn the_format_of_a_disk_is_always_written_down_and_is_never_another() {
+fn the_format_of_a_disk_is_always_written_down() {
     assert_eq!(serde_json::to_value(DiskConfig::default()).unwrap()["format"], "raw");
     let disk = |format| format!("[[disk]]\npath = \"a\"\nformat = \"{format}\"");
-    assert_eq!(Config::from_toml(&disk("raw")).unwrap().disk[0].format, DiskFormat::Raw);
-    let (line, said) = Config::from_toml(&disk("qcow2")).unwrap_err();
-    assert!(line == 3 && said.contains("unknown variant `qcow2`"), "{line}: {said}");
+    for (name, format) in [("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2), ("vmdk", DiskFormat::Vmdk)]
+    {
+        assert_eq!(Config::from_toml(&disk(name)).unwrap().disk[0].format, format);
+    }
+    let (line, said) = Config::from_toml(&disk("vdi")).unwrap_err();
+    assert!(line == 3 && said.contains("unknown variant `vdi`"), "{line}: {said}");
+}
+
+#[test]
+fn what_only_some_formats_can_be_is_said() {
+    let said = |flag: &str| flag.parse::<DiskConfig>().unwrap().block(0).map(drop);
+    let refused = |flag: &str| said(flag).unwrap_err();
+    assert_eq!(refused("a,backing=allow"), "backing: a raw image names no other file");
+    if cfg!(not(feature = "formats")) {
+        assert_eq!(refused("a,format=qcow2"), "format: this drystone was built for raw images only");
+        return;
+    }
+    assert_eq!(
+        refused("a,format=qcow2,engine=io_uring"),
+        "engine io_uring: for raw images only; use threads, sync or auto"
+    );
+    assert_eq!(refused("a,format=qcow2,direct"), "direct: for raw images only");
+    assert_eq!(refused("a,format=vmdk"), "format vmdk: can only be read: say readonly");
+    for good in ["a,format=qcow2", "a,format=qcow2,backing=allow,engine=sync", "a,format=vmdk,readonly"] {
+        assert_eq!(said(good), Ok(()), "{good}");
+    }
 }
 
 #[test]
@@ -288,7 +312,8 @@ fn a_wrong_disk_is_named() {
         ("a,readonly=maybe", "readonly=\"maybe\": use true or false"),
         ("a,transport=isa", "transport=\"isa\": use pci or mmio"),
         ("a,on_io_error=no", "on_io_error=\"no\": use report, ignore, pause or stop"),
-        ("a,format=qcow2", "format=\"qcow2\": use raw"),
+        ("a,format=vdi", "format=\"vdi\": use raw, qcow2 or vmdk"),
+        ("a,backing=yes", "backing=\"yes\": use refuse or allow"),
         ("a,engine=fast", "engine=\"fast\": use auto, sync, threads or io_uring"),
         ("a,engine", "engine=\"\": use auto, sync, threads or io_uring"),
         ("a,direct=yes", "direct=\"yes\": use true or false"),

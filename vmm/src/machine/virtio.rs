@@ -1,3 +1,4 @@
+mod image;
 mod mmio;
 mod pci;
 mod vector;
@@ -47,6 +48,8 @@ struct Slot {
     /// Dropped first, so that no worker runs when the device goes.
     attachment: Attachment,
     place: Place,
+    /// What its image keeps in memory, if it keeps something there.
+    kept: Option<Arc<dyn Component>>,
 }
 
 enum Place {
@@ -88,6 +91,7 @@ struct New {
     device: Box<dyn VirtioDevice<Memory>>,
     handle: DeviceHandle,
     transport: Transport,
+    kept: Option<Arc<dyn Component>>,
 }
 
 impl Virtio {
@@ -107,7 +111,7 @@ impl Virtio {
         if config.rng {
             let (device, handle) = Rng::open(&RngConfig::default(), Arc::new(SystemClock::new()))?;
             let (name, transport, handle) = (RNG.into(), config.transport, DeviceHandle::Rng(handle));
-            virtio.add(New { name, device: Box::new(device), handle, transport }, saved)?;
+            virtio.add(New { name, device: Box::new(device), handle, transport, kept: None }, saved)?;
         }
         Ok(virtio)
     }
@@ -121,11 +125,16 @@ impl Virtio {
     ) -> Result<New, MachineError> {
         let what = |what| MachineError::Disk { name: disk.name(index), what };
         let block = disk.block(index).map_err(what)?;
-        let open = if pulled { Block::pulled } else { Block::open };
-        let (device, handle) = open(&block, host(&self.parts.handle))?;
+        let host = host(&self.parts.handle);
+        let (device, handle) = if pulled {
+            Block::pulled(&block, host)?
+        } else {
+            image::open(disk, &block, host, &self.parts.log)?
+        };
         Ok(New {
             name: block_name(&block.id),
             device: Box::new(device),
+            kept: image::kept(disk, &handle, &self.parts.log),
             handle: DeviceHandle::Disk(handle),
             transport: disk.transport.unwrap_or(transport),
         })
@@ -151,7 +160,7 @@ impl Virtio {
 
     /// Makes a device that runs as soon as a driver asks it to.
     fn make(&mut self, new: New) -> Result<Slot, MachineError> {
-        let New { name, device, handle, transport } = new;
+        let New { name, device, handle, transport, kept } = new;
         let queues = device.describe().queue_sizes.len();
         let doorbells = Arc::new(Doorbells::new(queues).map_err(MachineError::DeviceEvent)?);
         let throttle = || Throttle::new(self.parts.log.named(&name), Quota::default());
@@ -170,7 +179,7 @@ impl Virtio {
         let shown = Shown { handle: handle.clone(), core: place.core().clone() };
         self.parts.registry.add(&name, Arc::new(shown))?;
         self.handles.add(&name, handle);
-        Ok(Slot { name, attachment, place })
+        Ok(Slot { name, attachment, place, kept })
     }
 
     /// One thread for all, until somebody shows that more are faster.
@@ -190,8 +199,11 @@ impl Virtio {
 
     /// Hands them to the orchestrator: after the vCPUs, before the interrupt controllers.
     pub(super) fn register(&self, orchestrator: &mut Orchestrator) -> Result<(), MachineError> {
-        for Slot { name, place, .. } in &self.slots {
+        for Slot { name, place, kept, .. } in &self.slots {
             orchestrator.add(Stage::Devices, name.clone(), place.component())?;
+            if let Some(kept) = kept {
+                orchestrator.add(Stage::Backends, image_name(name), kept.clone())?;
+            }
         }
         if let Some(runner) = &self.runner {
             orchestrator.add(Stage::Backends, RUNNER, Arc::new(runner.clone()))?;
@@ -262,6 +274,9 @@ impl Virtio {
             return Err(MachineError::ColdTransport(made.name));
         };
         orchestrator.add(Stage::Devices, made.name.clone(), function.clone())?;
+        if let Some(kept) = &made.kept {
+            orchestrator.add(Stage::Backends, image_name(&made.name), kept.clone())?;
+        }
         match self.parts.pci.hot_plug().plug(None, function.clone()) {
             Ok(number) => {
                 *slot = number;
@@ -270,6 +285,7 @@ impl Virtio {
             }
             Err(error) => {
                 orchestrator.remove(&made.name);
+                orchestrator.remove(&image_name(&made.name));
                 Err(error.into())
             }
         }
@@ -288,8 +304,10 @@ impl Virtio {
     /// host is free. Gives its name.
     pub(super) fn unplugged(&mut self, slot: u8, orchestrator: &mut Orchestrator) -> Option<String> {
         let at = self.at(slot)?;
-        let Slot { name, attachment, place } = self.slots.remove(at);
+        let Slot { name, attachment, place, kept } = self.slots.remove(at);
         orchestrator.remove(&name);
+        orchestrator.remove(&image_name(&name));
+        drop(kept);
         self.parts.registry.remove(&name);
         self.handles.remove(&name);
         drop(attachment);
@@ -337,6 +355,11 @@ pub(super) const RNG: &str = "rng";
 
 pub(super) fn block_name(id: &str) -> String {
     format!("{BLOCK}{id}")
+}
+
+/// What is called so that its image keeps in memory.
+fn image_name(name: &str) -> String {
+    format!("image.{}", own_name(name))
 }
 
 fn own_name(name: &str) -> String {

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+pub use open::open_locked;
 pub(crate) use ranges::{Means, Ranges};
 
 /// Where a ring has the file that goes through the host's cache.

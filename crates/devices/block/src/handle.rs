@@ -62,6 +62,17 @@ impl BlockHandle {
         self.postbox.post(message).map_err(|cause| ResizeError::Post { id: id(), cause })
     }
 
+    /// Has the disk's files be whole for whoever reads them next: see [`Image::settle`].
+    ///
+    /// # Errors
+    /// What the host said.
+    pub fn settle(&self) -> std::io::Result<()> {
+        match &self.image {
+            Some(image) if !self.is_pulled() => image.settle(),
+            _ => Ok(()),
+        }
+    }
+
     /// The disk is gone, whatever the guest is doing with it: its file is closed and free for others as soon as the host has ended
     /// what it is just doing with it. To the guest it is a disk of which every request fails, also those that wait: so none is left
     /// without an answer, which drivers wait for before they give a disk up. For engines of the caller's, nothing more is

@@ -37,6 +37,15 @@ pub trait Image: Send + Sync + 'static {
     /// What the host said. Once this has failed it must fail for ever, if the host may have dropped what it could not write.
     fn flush(&self) -> io::Result<()>;
 
+    /// Returns when what the image keeps in memory of its own, such as tables, is in its files for whoever reads them next: what they
+    /// hold is whole then. It need not be on stable storage.
+    ///
+    /// # Errors
+    /// What the host said. It is kept then, and may be tried again.
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The content of these bytes is not needed any more: a hint, which an image that cannot take it lets pass. What is read there
     /// afterwards is the old content or zeros.
     ///

@@ -24,7 +24,7 @@ mod worker;
 pub use config::{BlockConfig, Cache, EngineKind, MAX_QUEUES, OnIoError};
 pub use counters::BlockCounters;
 pub use device::{Block, Host, IoFailure};
-pub use disk::RawDisk;
+pub use disk::{RawDisk, open_locked};
 pub use engine::{
     Done, Engine, EngineError, Job, Operation, SyncEngine, ThreadEngine, ThreadPool, UringEngine,
 };

@@ -21,22 +21,8 @@ impl RawDisk {
     /// [`BlockError`], in one line that names the disk and the file.
     pub fn open(config: &BlockConfig) -> Result<Self, BlockError> {
         let BlockConfig { id, path, read_only, .. } = config;
+        let locked = open_locked(id, path, *read_only)?;
         let fail = |attempt, cause| BlockError::File { id: id.clone(), path: path.clone(), attempt, cause };
-        let attempt = if *read_only { "open for reading" } else { "open for writing" };
-        let locked = open(path, *read_only, 0).map_err(|cause| fail(attempt, cause))?;
-        let kind = locked.metadata().map_err(|cause| fail("look at it", cause))?.file_type();
-        let not = |what| BlockError::NotADisk { id: id.clone(), path: path.clone(), what };
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(not("neither a file nor a block device"));
-        }
-        match lock(&locked, !read_only) {
-            Ok(Lock::Taken) => {}
-            Ok(Lock::Busy) => {
-                let (id, path, read_only) = (id.clone(), path.clone(), *read_only);
-                return Err(BlockError::Locked { id, path, read_only });
-            }
-            Err(cause) => return Err(fail("lock it", cause)),
-        }
         let direct = if config.direct {
             let file = again(path, *read_only, libc::O_DIRECT, &locked);
             Some(file.map_err(|cause| fail("open without the host's cache", cause))?)
@@ -46,7 +32,8 @@ impl RawDisk {
         let alignment = direct.as_ref().map(alignment);
         let disk = Self::of(Some(Files { locked, direct }), path.clone(), *read_only, alignment);
         if disk.size().map_err(|cause| fail("find its size", cause))? < SECTOR {
-            return Err(not("smaller than a sector of 512 bytes"));
+            let (id, path) = (id.clone(), path.clone());
+            return Err(BlockError::NotADisk { id, path, what: "smaller than a sector of 512 bytes" });
         }
         Ok(disk)
     }
@@ -66,6 +53,27 @@ impl RawDisk {
             ranges: Ranges::default(),
             rings: Mutex::default(),
         }
+    }
+}
+
+/// Opens what a disk is kept in, a file or a block device, and takes the lock on it that [`RawDisk`] takes: for images in other
+/// formats. `id` is the disk's name in messages.
+///
+/// # Errors
+/// [`BlockError`], in one line that names the disk and the file.
+pub fn open_locked(id: &str, path: &Path, read_only: bool) -> Result<File, BlockError> {
+    let fail = |attempt, cause| BlockError::File { id: id.into(), path: path.into(), attempt, cause };
+    let attempt = if read_only { "open for reading" } else { "open for writing" };
+    let file = open(path, read_only, 0).map_err(|cause| fail(attempt, cause))?;
+    let kind = file.metadata().map_err(|cause| fail("look at it", cause))?.file_type();
+    if !kind.is_file() && !kind.is_block_device() {
+        let what = "neither a file nor a block device";
+        return Err(BlockError::NotADisk { id: id.into(), path: path.into(), what });
+    }
+    match lock(&file, !read_only) {
+        Ok(Lock::Taken) => Ok(file),
+        Ok(Lock::Busy) => Err(BlockError::Locked { id: id.into(), path: path.into(), read_only }),
+        Err(cause) => Err(fail("lock it", cause)),
     }
 }
 

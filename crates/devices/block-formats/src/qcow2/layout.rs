@@ -1,0 +1,82 @@
+use super::{Header, tables};
+use crate::Cause;
+use crate::bytes::{be32, be64, table};
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::ops::Range;
+
+/// What part of the metadata is at a place of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Header,
+    FirstLevel,
+    RefcountTable,
+    Refcounts,
+    /// Second-level tables, and what nothing refers to yet.
+    Other,
+}
+
+/// Where the metadata is that is found without reading all of it, kept up to date by looking at what is written.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    header: Header,
+    blocks: BTreeSet<u64>,
+}
+
+impl Layout {
+    /// As it is in the file.
+    pub fn read(file: &File, header: &Header) -> Result<Self, Cause> {
+        let blocks = tables::refcount_blocks(file, header)?;
+        Ok(Self { header: header.clone(), blocks })
+    }
+
+    fn first_level(&self) -> Range<u64> {
+        self.header.l1_offset..self.header.l1_offset.saturating_add(u64::from(self.header.l1_entries) * 8)
+    }
+
+    fn refcount_table(&self) -> Range<u64> {
+        let start = self.header.refcount_offset;
+        start..start.saturating_add(self.header.refcount_table_len())
+    }
+
+    /// What the first of these bytes that is known belongs to.
+    pub fn kind(&self, offset: u64, len: u64) -> Kind {
+        let (cluster, end) = (self.header.cluster(), offset.saturating_add(len));
+        let meets = |range: Range<u64>| offset < range.end && range.start < end;
+        // A block that begins before may reach into it.
+        let from = offset.saturating_sub(cluster - 1);
+        if offset < cluster {
+            Kind::Header
+        } else if meets(self.first_level()) {
+            Kind::FirstLevel
+        } else if meets(self.refcount_table()) {
+            Kind::RefcountTable
+        } else if from < end && self.blocks.range(from..end).next().is_some() {
+            Kind::Refcounts
+        } else {
+            Kind::Other
+        }
+    }
+
+    /// `bytes` are at `offset` now.
+    pub fn written(&mut self, file: &File, offset: u64, bytes: &[u8]) {
+        match self.kind(offset, bytes.len() as u64) {
+            Kind::Header if offset == 0 && bytes.len() >= 64 => self.header_written(file, bytes),
+            Kind::RefcountTable => self.blocks.extend(table(bytes).filter(|entry| *entry != 0)),
+            _ => {}
+        }
+    }
+
+    fn header_written(&mut self, file: &File, bytes: &[u8]) {
+        let before = self.refcount_table();
+        let header = &mut self.header;
+        (header.size, header.l1_entries, header.l1_offset) =
+            (be64(bytes, 24), be32(bytes, 36), be64(bytes, 40));
+        (header.refcount_offset, header.refcount_clusters) = (be64(bytes, 48), be32(bytes, 56));
+        if self.refcount_table() != before
+            && let Ok(blocks) = tables::refcount_blocks(file, &self.header)
+        {
+            self.blocks = blocks;
+        }
+    }
+}
