@@ -1,5 +1,5 @@
 //! What a disk is kept in.
-use super::{Memory, block_name};
+use super::Memory;
 use crate::config::{DiskConfig, DiskFormat};
 use crate::machine::MachineError;
 use drystone_block::{Block, BlockConfig, BlockHandle, Host};
@@ -58,7 +58,7 @@ fn open_format(
 #[cfg(feature = "formats")]
 fn warn_of_content(block: &BlockConfig, log: &Log) {
     if let Some(format) = drystone_block_formats::looks_like(&block.path) {
-        log.named(&block_name(&block.id)).warn(format_args!(
+        log.named(&super::block_name(&block.id)).warn(format_args!(
             "{} begins like {name}, and is used as raw, as no format= says otherwise: format={name}, if you made it so",
             block.path.display(),
             name = format.name()
