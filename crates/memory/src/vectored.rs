@@ -56,6 +56,19 @@ struct Pieces<'a> {
 // of the host is borrowed for 'a: shared if it is only read, exclusively if it is filled.
 unsafe impl Send for Pieces<'_> {}
 
+/// As writev(2), for a socket.
+///
+/// # Safety
+/// As for writev(2).
+unsafe extern "C" fn send(fd: libc::c_int, pieces: *const libc::iovec, count: libc::c_int) -> libc::ssize_t {
+    // SAFETY: all zeros are a message without address, control data and pieces.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces.cast_mut();
+    message.msg_iovlen = count as _;
+    // SAFETY: what the caller has promised.
+    unsafe { libc::sendmsg(fd, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT) }
+}
+
 impl<'a> Pieces<'a> {
     fn push(&mut self, base: *mut u8, len: usize) {
         self.insert(self.iov.len(), base, len);
@@ -164,6 +177,15 @@ impl<'a> Gather<'a> {
     /// What the host says; never that it was interrupted.
     pub fn write_to(&self, fd: BorrowedFd<'_>) -> io::Result<usize> {
         self.0.call(libc::writev, fd)
+    }
+
+    /// Sends to a connected socket (sendmsg(2)) without waiting, up to [`MAX_PIECES`] pieces. Returns how many bytes were sent. A peer
+    /// that is gone is an error, and no signal.
+    ///
+    /// # Errors
+    /// What the host says; never that it was interrupted.
+    pub fn send_to(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
+        self.0.call(send, socket)
     }
 }
 

@@ -59,6 +59,14 @@ pub trait Port: Send {
     /// frame may have been lost.
     fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<usize>;
 
+    /// Goes on with what it has taken and not got rid of yet: a [source](Self::source) is ready, or the machine goes on.
+    ///
+    /// # Errors
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock): there is still some left. Anything else: frames may have been lost.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// What says when there are frames, and when it takes some again. Asked once.
     fn source(&self, token: u32) -> Option<Source> {
         let _ = token;

@@ -8,7 +8,7 @@ use crate::{NetCounters, Port, control};
 use drystone_memory::Mem;
 use drystone_virtio::{Cx, Fault, Postbox, Source, Timer, Worker};
 use rx::Rx;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::Duration;
 use tx::Tx;
@@ -56,6 +56,18 @@ impl End {
     /// Goes on as soon as others had their turn.
     fn again(&self) {
         self.timer.set(Duration::ZERO);
+    }
+
+    /// Has the port go on with what it has.
+    fn flush<M: Mem>(&mut self, cx: &Cx<'_, M>) {
+        if self.gone {
+            return;
+        }
+        let failure = self.port.flush().err().filter(|e| e.kind() != ErrorKind::WouldBlock);
+        if let Some(error) = failure.and_then(|error| self.check(error)) {
+            self.count().tx_errors.increment();
+            cx.report("sending a frame", &error);
+        }
     }
 
     /// The port has failed: is it for good?
@@ -109,6 +121,7 @@ impl Pair {
     fn serve_all<M: Mem>(&mut self, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
         match self.role(cx.features()) {
             Role::Frames => {
+                self.end.flush(cx);
                 self.tx.serve(&mut self.end, cx)?;
                 self.receive(cx)
             }

@@ -77,3 +77,23 @@ fn the_host_is_given_no_more_pieces_than_it_takes() {
     let mut nothing = Scatter::default();
     assert!(nothing.read_from(writer.as_fd()).is_err(), "not for reading");
 }
+
+#[test]
+fn a_socket_takes_what_it_has_room_for_and_a_peer_that_left_is_an_error() {
+    let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+    let region = region(&[7; 4096]);
+    let mut gather = Gather::default();
+    gather.push_host(b"head");
+    gather.push(&region.get_slice(0, 4096).unwrap());
+    let mut sent = 0;
+    let error = loop {
+        match gather.send_to(here.as_fd()) {
+            Ok(now) => sent += now,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "it does not wait");
+    assert!(sent >= 4100, "{sent}");
+    drop(there);
+    assert_eq!(gather.send_to(here.as_fd()).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+}
