@@ -3,6 +3,7 @@
 mod args;
 mod cpu;
 mod events;
+mod images;
 mod machines;
 mod snapshots;
 mod time;
@@ -59,6 +60,8 @@ fn command(command: Command) -> ExitStatus {
         Command::CancelSnapshot(id) => act(id, Action::CancelSnapshot),
         Command::Restore(args) => snapshots::restore(&args),
         Command::Disk(DiskArgs { command }) => match command {
+            DiskCommand::Create(args) => printed(|out| images::create(&args, out)),
+            DiskCommand::Info(args) => printed(|out| images::info(&args, out)),
             DiskCommand::Add(DiskAddArgs { id, mut disk }) => {
                 // The machine may have been started elsewhere.
                 disk.path = std::path::absolute(&disk.path).unwrap_or(disk.path);

@@ -1,5 +1,7 @@
+mod images;
 mod snapshots;
 
+pub(super) use images::{DiskCreateArgs, DiskInfoArgs, Made};
 pub(super) use snapshots::{RestoreArgs, SnapshotArgs};
 
 use super::time::Time;
@@ -111,7 +113,7 @@ pub(super) enum Command {
     CancelSnapshot(IdArgs),
     /// Have a machine go on where its snapshot was made, with its serial console in this terminal, until it ends
     Restore(RestoreArgs),
-    /// Change a machine's disks while its guest runs
+    /// Make image files and look at them, and change a machine's disks while its guest runs
     Disk(DiskArgs),
     /// Change a machine's entropy device while its guest runs
     Rng(RngArgs),
@@ -176,7 +178,11 @@ Examples:
   drystone disk resize web data 20G              makes its file 20 GiB long, and tells the guest
   drystone disk resize web data                  somebody else has changed its size: tells the guest
   drystone disk limit web data --bandwidth 100M --operations 2000
-  drystone disk limit web data --none";
+  drystone disk limit web data --none
+  drystone disk create root.qcow2 --format qcow2 --size 20G
+  drystone disk create web.qcow2 --format qcow2 --backing root.qcow2 --backing-format qcow2
+  drystone run --disk web.qcow2,format=qcow2,backing=allow
+  drystone disk info web.qcow2 --format qcow2";
 
 #[derive(Debug, Args)]
 #[command(after_help = DISK_HELP)]
@@ -187,6 +193,10 @@ pub(super) struct DiskArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DiskCommand {
+    /// Make an image file
+    Create(DiskCreateArgs),
+    /// Say what is known of an image file
+    Info(DiskInfoArgs),
     /// Add a disk
     Add(DiskAddArgs),
     /// Take a disk away: when the guest has let go of it, or by surprise
@@ -369,7 +379,7 @@ pub(super) struct RunArgs {
     /// The guest's serial console: stdio, none, or file:PATH for its output [default: stdio]
     #[arg(long, value_name = "WHERE")]
     pub console: Option<ConsoleConfig>,
-    /// A virtio disk, for example root.img,id=root,readonly or path=data.img,engine=io_uring,direct; may be given more than once, and then replaces those of the file
+    /// A virtio disk, for example root.img,id=root,readonly or path=data.qcow2,format=qcow2; may be given more than once, and then replaces those of the file
     #[arg(long, value_name = "PATH[,SETTING=VALUE]…")]
     pub disk: Vec<DiskConfig>,
     /// Give the guest random bytes of the host's: true or false [default: true]

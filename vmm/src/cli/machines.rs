@@ -1,5 +1,6 @@
 //! Commands that speak to machines that run.
 
+use super::images::ImageError;
 use crate::client::{Client, ClientError};
 use crate::config::ByteSize;
 use crate::control::{Action, Info, SnapshotProgress, Verb};
@@ -37,6 +38,8 @@ pub(super) enum CommandError {
     Lingers { id: VmId, pid: Option<u32> },
     #[error("{}: no path: {cause}", path.display())]
     Path { path: PathBuf, cause: io::Error },
+    #[error(transparent)]
+    Image(#[from] ImageError),
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
 }
@@ -308,7 +311,7 @@ fn entry_lives(entry: &Entry) -> bool {
     entry.socket.parent().is_some_and(|dir| dir.exists())
 }
 
-fn print_json(value: &impl Serialize, out: &mut impl Write) -> Result<(), CommandError> {
+pub(super) fn print_json(value: &impl Serialize, out: &mut impl Write) -> Result<(), CommandError> {
     serde_json::to_writer_pretty(&mut *out, value).map_err(io::Error::from)?;
     Ok(writeln!(out)?)
 }

@@ -67,6 +67,17 @@ pub enum DiskFormat {
     Vmdk,
 }
 
+impl DiskFormat {
+    /// As configurations say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+            Self::Vmdk => "vmdk",
+        }
+    }
+}
+
 /// Whether files are opened that an image names: those behind it, and extents with names of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -145,7 +145,14 @@ impl Image for FormatDisk {
         if bytes < now {
             return Err(GrowError::Smaller { bytes, now });
         }
-        Ok(self.with(|open| open.alone().grow(bytes))?)
+        Ok(self.with(|open| {
+            if open.shared.header_failed() {
+                return Err(io::Error::other(
+                    "an earlier change of its header failed: it must be opened anew",
+                ));
+            }
+            open.alone().grow(bytes)
+        })?)
     }
 
     fn read(&self, offset: u64, to: &mut Pieces<'_>) -> io::Result<()> {

@@ -1,11 +1,14 @@
 //! A file as imago has it.
 //!
 //! Each image has two of these for one file: one for its metadata and one for data. So it is known here what is written, which imago
-//! does not say, and three things can be seen to that it leaves open:
+//! does not say, and what it leaves open can be seen to:
 //!
-//! - **Order.** Reference counts must be on stable storage before what is counted is referred to, and a table before what points to it: else a
-//!   host that loses its power leaves clusters that are handed out twice. So one kind of metadata waits for the other
-//!   ([`Order`]).
+//! - **Counts.** A table is referred to before its reference count is in the file: a process that is killed then leaves one that is handed out again.
+//!   So it is counted there first.
+//! - **Entries of tables** that the host did not take are in imago's memory only, and never written again. They are owed here.
+//! - **Order.** Reference counts must be on stable storage before what is counted is referred to, a table before what points to it, and data
+//!   that was copied before the table that has the copy: else a host that loses its power leaves clusters that are handed
+//!   out twice, or has lost what was flushed. So one kind waits for the other ([`Order`]).
 //! - **Data that overwrites metadata**, in an image that somebody has made so: it fails.
 //! - **A flush that has failed** fails for ever, as the host says only once what it has lost.
 mod order;
@@ -17,13 +20,13 @@ use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
-use order::Order;
+use order::{DataWritten, Order};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 /// The most pieces that one system call takes (IOV_MAX).
 const MAX_PIECES: usize = 1024;
@@ -37,6 +40,8 @@ pub(crate) struct Shared {
     /// For images that are written.
     layout: Option<RwLock<Layout>>,
     order: Mutex<Order>,
+    data: DataWritten,
+    header_failed: AtomicBool,
     no_marks: AtomicBool,
     #[cfg(test)]
     pub watch: crate::disk::tests::Watch,
@@ -66,6 +71,8 @@ impl Shared {
             lost: AtomicBool::new(false),
             layout: layout.map(RwLock::new),
             order: Mutex::default(),
+            data: DataWritten::default(),
+            header_failed: AtomicBool::new(false),
             no_marks: AtomicBool::new(false),
             #[cfg(test)]
             watch: Default::default(),
@@ -91,6 +98,7 @@ impl Shared {
         if self.lost.load(Ordering::Acquire) {
             return Err(io::Error::other("an earlier flush failed: written data may be lost"));
         }
+        self.data.forget();
         #[cfg(test)]
         self.watch.sync()?;
         self.file.sync_data().inspect_err(|_| self.lost.store(true, Ordering::Release))?;
@@ -98,25 +106,94 @@ impl Shared {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
     fn kind(&self, offset: u64, len: u64) -> Option<Kind> {
-        let layout = self.layout.as_ref()?.read().unwrap_or_else(PoisonError::into_inner);
-        Some(layout.kind(offset, len))
+        Some(read_lock(self.layout.as_ref()?).kind(offset, len))
     }
 
     fn write_metadata(&self, from: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         // It is less than some clusters, and looked at.
         let all: Vec<u8> = from.iter().flat_map(|piece| piece.iter().copied()).collect();
         let mut order = self.order();
-        if let Some(kind) = self.kind(offset, all.len() as u64)
-            && order.must_wait(kind)
-        {
-            self.sync_ordered(&mut order)?;
-            order.must_wait(kind);
+        let Some(layout) = &self.layout else { return self.write_all(&[IoSlice::new(&all)], offset) };
+        self.write_owed(&mut order, layout)?;
+        let written = self.write_counted(&mut order, layout, offset, &all);
+        if written.is_err() {
+            match read_lock(layout).kind(offset, all.len() as u64) {
+                Kind::FirstLevel | Kind::RefcountTable => order.owed.push((offset, all)),
+                Kind::Header => self.header_failed.store(true, Ordering::Release),
+                // What is in imago's caches is written again.
+                Kind::Refcounts | Kind::Other => {}
+            }
         }
-        self.write_all(&[IoSlice::new(&all)], offset)?;
-        if let Some(layout) = &self.layout {
-            let mut layout = layout.write().unwrap_or_else(PoisonError::into_inner);
-            layout.written(&self.file, offset, &all);
+        written
+    }
+
+    /// Writes what the host did not take before.
+    fn write_owed(&self, order: &mut Order, layout: &RwLock<Layout>) -> io::Result<()> {
+        while let Some((offset, bytes)) = order.owed.first().cloned() {
+            self.write_counted(order, layout, offset, &bytes)?;
+            order.owed.remove(0);
+        }
+        Ok(())
+    }
+
+    /// Whether imago may have another header in memory than the file has.
+    pub fn header_failed(&self) -> bool {
+        self.header_failed.load(Ordering::Acquire)
+    }
+
+    fn write_counted(
+        &self,
+        order: &mut Order,
+        layout: &RwLock<Layout>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        self.count_referred(order, layout, offset, bytes)?;
+        self.write_ordered(order, layout, offset, bytes)?;
+        let mut layout = layout.write().unwrap_or_else(PoisonError::into_inner);
+        layout.written(&self.file, offset, bytes);
+        Ok(())
+    }
+
+    fn write_ordered(
+        &self,
+        order: &mut Order,
+        layout: &RwLock<Layout>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let kind = read_lock(layout).kind(offset, bytes.len() as u64);
+        if order.must_wait(kind, &self.data) {
+            self.sync_ordered(order)?;
+        }
+        order.writes(kind);
+        self.write_all(&[IoSlice::new(bytes)], offset)
+    }
+
+    /// Counts the tables in the file that these bytes refer to: imago has their counts in memory then.
+    fn count_referred(
+        &self,
+        order: &mut Order,
+        layout: &RwLock<Layout>,
+        offset: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let counts: Vec<_> = {
+            let layout = read_lock(layout);
+            let kind = layout.kind(offset, bytes.len() as u64);
+            layout.referred(kind, offset, bytes).into_iter().filter_map(|to| layout.count_of(to)).collect()
+        };
+        for (at, place) in counts {
+            let mut count = bytes::read(&self.file, at, place.len)?;
+            if place.raise(&mut count) {
+                self.write_ordered(order, layout, at, &count)?;
+            }
         }
         Ok(())
     }
@@ -167,6 +244,10 @@ impl Shared {
     }
 }
 
+fn read_lock(layout: &RwLock<Layout>) -> RwLockReadGuard<'_, Layout> {
+    layout.read().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Storage for HostFile {
     fn size(&self) -> io::Result<u64> {
         bytes::len(&self.shared.file)
@@ -189,7 +270,9 @@ impl Storage for HostFile {
             Role::Data => {
                 let len = pieces.iter().map(|piece| piece.len() as u64).sum();
                 self.shared.check_data(offset, len)?;
-                self.shared.write_all(&pieces, offset)
+                self.shared.write_all(&pieces, offset)?;
+                self.shared.data.note();
+                Ok(())
             }
         }
     }
@@ -199,15 +282,20 @@ impl Storage for HostFile {
         match self.role {
             Role::Data => {
                 self.shared.check_data(offset, length)?;
-                self.shared.write_zeroes(offset, length)
+                self.shared.write_zeroes(offset, length)?;
+                self.shared.data.note();
+                Ok(())
             }
             Role::Metadata => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
-    /// Nothing is held back here.
+    /// imago calls it when its caches are written.
     fn flush(&self) -> io::Result<()> {
-        Ok(())
+        match (&self.shared.layout, self.role) {
+            (Some(layout), Role::Metadata) => self.shared.write_owed(&mut self.shared.order(), layout),
+            _ => Ok(()),
+        }
     }
 
     fn sync(&self) -> io::Result<()> {

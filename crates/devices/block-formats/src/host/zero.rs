@@ -30,6 +30,8 @@ impl Shared {
 
     /// Gives the room of these bytes back to the host, if it takes it: nothing is in them.
     pub fn punch(&self, offset: u64, len: u64) {
+        #[cfg(test)]
+        self.watch.punch(offset, len);
         let _ = self.allocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len);
     }
 

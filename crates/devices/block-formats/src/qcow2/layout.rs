@@ -1,4 +1,4 @@
-use super::{Header, tables};
+use super::{Header, OFFSET, Place, tables};
 use crate::Cause;
 use crate::bytes::{be32, be64, table};
 use std::collections::BTreeSet;
@@ -20,14 +20,45 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Layout {
     header: Header,
+    /// Where each block of reference counts is, or zero.
+    table: Vec<u64>,
     blocks: BTreeSet<u64>,
 }
 
 impl Layout {
     /// As it is in the file.
     pub fn read(file: &File, header: &Header) -> Result<Self, Cause> {
-        let blocks = tables::refcount_blocks(file, header)?;
-        Ok(Self { header: header.clone(), blocks })
+        let mut layout = Self { header: header.clone(), table: Vec::new(), blocks: BTreeSet::new() };
+        layout.set_table(tables::refcount_table(file, header)?);
+        Ok(layout)
+    }
+
+    fn set_table(&mut self, table: Vec<u64>) {
+        self.blocks = table.iter().copied().filter(|entry| *entry != 0).collect();
+        self.table = table;
+    }
+
+    /// Places that metadata of this kind, written at `offset`, makes something refer to that nothing referred to before.
+    pub fn referred(&self, kind: Kind, offset: u64, bytes: &[u8]) -> Vec<u64> {
+        match kind {
+            Kind::FirstLevel | Kind::RefcountTable => {
+                table(bytes).map(|entry| entry & OFFSET).filter(|place| *place != 0).collect()
+            }
+            Kind::Header if offset == 0 && be64(bytes, 40) != self.header.l1_offset => {
+                let (start, len) = (be64(bytes, 40), u64::from(be32(bytes, 36)) * 8);
+                (start..start.saturating_add(len)).step_by(self.header.cluster() as usize).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Where in the file the count is of the cluster at `place`, if it has one.
+    pub fn count_of(&self, place: u64) -> Option<(u64, Place)> {
+        let cluster = place / self.header.cluster();
+        let reach = self.header.refcount_reach();
+        let block = self.table.get(usize::try_from(cluster / reach).ok()?).filter(|block| **block != 0)?;
+        let place = Place::of(cluster % reach, self.header.refcount_order);
+        Some((block + place.at, place))
     }
 
     fn first_level(&self) -> Range<u64> {
@@ -62,8 +93,19 @@ impl Layout {
     pub fn written(&mut self, file: &File, offset: u64, bytes: &[u8]) {
         match self.kind(offset, bytes.len() as u64) {
             Kind::Header if offset == 0 && bytes.len() >= 64 => self.header_written(file, bytes),
-            Kind::RefcountTable => self.blocks.extend(table(bytes).filter(|entry| *entry != 0)),
+            Kind::RefcountTable => self.table_written(offset, bytes),
             _ => {}
+        }
+    }
+
+    fn table_written(&mut self, offset: u64, bytes: &[u8]) {
+        let first = offset.saturating_sub(self.header.refcount_offset) / 8;
+        let first = usize::try_from(first).unwrap_or(usize::MAX);
+        for (entry, new) in self.table.iter_mut().skip(first).zip(table(bytes)) {
+            *entry = new;
+            if new != 0 {
+                self.blocks.insert(new);
+            }
         }
     }
 
@@ -74,9 +116,9 @@ impl Layout {
             (be64(bytes, 24), be32(bytes, 36), be64(bytes, 40));
         (header.refcount_offset, header.refcount_clusters) = (be64(bytes, 48), be32(bytes, 56));
         if self.refcount_table() != before
-            && let Ok(blocks) = tables::refcount_blocks(file, &self.header)
+            && let Ok(table) = tables::refcount_table(file, &self.header)
         {
-            self.blocks = blocks;
+            self.set_table(table);
         }
     }
 }

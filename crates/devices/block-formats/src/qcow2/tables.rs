@@ -6,7 +6,7 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bits 9 to 55 of an entry of either table: where in the file it points to.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(crate) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// Nobody else refers to that.
 const COPIED: u64 = 1 << 63;
 
@@ -78,27 +78,28 @@ impl Tables {
     }
 }
 
-/// Where the blocks of reference counts are, looked at for what would make an allocation endless or hand the same block out twice.
-pub(crate) fn refcount_blocks(file: &File, header: &Header) -> Result<BTreeSet<u64>, Cause> {
+/// The refcount table, looked at for what would make an allocation endless or hand the same block out twice.
+pub(crate) fn refcount_table(file: &File, header: &Header) -> Result<Vec<u64>, Cause> {
     let end = crate::bytes::len(file).map_err(Cause::host("find its length"))?;
     let len = header.refcount_table_len() as usize;
     let bytes = read(file, header.refcount_offset, len).map_err(Cause::host("read the refcount table"))?;
     let counted = end.div_ceil(header.cluster()) + SLACK;
-    let mut blocks = BTreeSet::new();
-    for (index, entry) in table(&bytes).enumerate().filter(|(_, entry)| *entry != 0) {
+    let entries: Vec<u64> = table(&bytes).collect();
+    let mut seen = BTreeSet::new();
+    for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| **entry != 0) {
         let bad = |what: &str| Cause::damaged(format!("entry {index} of the refcount table {what}"));
         if entry & !OFFSET != 0 || !entry.is_multiple_of(header.cluster()) {
             return Err(bad("is no place in the file"));
         }
-        if entry >= end {
+        if *entry >= end {
             return Err(bad("lies past the end of the file"));
         }
         if (index as u64).saturating_mul(header.refcount_reach()) > counted {
             return Err(bad("is for a part that the file does not have"));
         }
-        if !blocks.insert(entry) {
+        if !seen.insert(entry) {
             return Err(bad("is the same as another"));
         }
     }
-    Ok(blocks)
+    Ok(entries)
 }
