@@ -55,7 +55,7 @@ impl Story {
                     What::Write(first, count, byte)
                 }
                 5 => {
-                    disk.write_zeroes(at, len, n % 2 == 0).unwrap();
+                    disk.write_zeroes(at, len, n.is_multiple_of(2)).unwrap();
                     What::Write(first, count, 0)
                 }
                 6..=7 => {

@@ -29,7 +29,7 @@ fn act(disk: &FormatDisk, may: &mut [May], dice: &mut Dice, n: usize) -> bool {
             let byte = 1 + (n % 250) as u8;
             (write(disk, at, &mut vec![byte; count * SECTOR]), Some(byte))
         }
-        4 => (disk.write_zeroes(at, len, n % 2 == 0), Some(0)),
+        4 => (disk.write_zeroes(at, len, n.is_multiple_of(2)), Some(0)),
         5 => {
             own.iter_mut().for_each(|may| may.push(0));
             (disk.discard(at, len), None)
