@@ -44,6 +44,7 @@ const NOT_FOR_DEVICES: &[&str] = &["kvm-ioctls", "kvm-bindings", "drystone-kvm",
 
 /// Licences that may be in the tree; an `OR` needs one of them, an `AND` all.
 const LICENCES: &[&str] = &[
+    "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
