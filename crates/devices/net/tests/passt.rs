@@ -86,6 +86,26 @@ fn a_peer_that_stops_reading_stops_the_guest_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_frame_that_went_in_part_is_finished_while_the_guest_waits_for_an_answer() {
+    let (mut m, mut passt) = machine();
+    let (mut all, mut bytes) = (Vec::new(), 0);
+    while rustix::io::ioctl_fionread(&passt).unwrap() == bytes {
+        assert_eq!(m.handle.counters()[0].tx_frames.get() as usize, all.len());
+        all.push(frame(OTHER, MAC, 60_001, all.len() as u8));
+        bytes += 60_005;
+        m.send(0, all.last().unwrap());
+        m.run();
+    }
+    assert_eq!(m.handle.counters()[0].tx_frames.get() as usize, all.len(), "as far as the guest can tell");
+    let reader =
+        std::thread::spawn(move || all.iter().for_each(|frame| assert_eq!(next(&mut passt), *frame)));
+    while !reader.is_finished() {
+        m.run();
+    }
+    reader.join().unwrap();
+}
+
+#[test]
 fn a_peer_that_goes_is_a_cable_that_is_out() {
     let (mut m, passt) = machine();
     assert_eq!(m.status() & 1, 1);
