@@ -137,7 +137,8 @@ struct Rig {
 fn device(args: &Args, engine: EngineKind, queues: u64) -> Block<Ram> {
     let (direct, queues) = (args.direct, queues as u16);
     let config = BlockConfig { engine, direct, queues, ..BlockConfig::new("bench", &args.file) };
-    let host = Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|f| panic!("{f}")) };
+    let host =
+        Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|f| panic!("{f}")), group: None };
     Block::open(&config, host).unwrap_or_else(|e| panic!("{e}")).0
 }
 

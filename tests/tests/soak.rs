@@ -122,7 +122,11 @@ impl Rig {
         let oracle = vec![0; (u64::from(QUEUES) * SHARE * SECTOR) as usize];
         image.as_file().write_all_at(&oracle, 0).unwrap();
         let config = BlockConfig { queues: QUEUES, engine, direct, ..BlockConfig::new("soak", image.path()) };
-        let host = Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|f| panic!("{f}")) };
+        let host = Host {
+            clock: Arc::new(SystemClock::new()),
+            on_failure: Arc::new(|f| panic!("{f}")),
+            group: None,
+        };
         let (device, handle) = Block::<Ram>::open(&config, host).unwrap();
         let (memory, doorbells) = (ram(0x10_0000), Arc::new(Doorbells::new(QUEUES.into()).unwrap()));
         let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };

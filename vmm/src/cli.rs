@@ -9,7 +9,7 @@ mod snapshots;
 mod time;
 
 use crate::config::ConfigError;
-use crate::control::{Action, DEFAULT_REMOVAL_TIME, DEFAULT_SHUTDOWN_TIME};
+use crate::control::{Action, DEFAULT_REMOVAL_TIME, DEFAULT_SHUTDOWN_TIME, Limited};
 use crate::monitor::Removal;
 use crate::registry::Registry;
 use crate::run::{self, ExitStatus, RunError};
@@ -75,8 +75,9 @@ fn command(command: Command) -> ExitStatus {
             DiskCommand::Resize(DiskResizeArgs { id, disk, size }) => {
                 act(IdArgs { id: Some(id) }, Action::DiskResize { disk, size })
             }
-            DiskCommand::Limit(DiskLimitArgs { id, disk, limit }) => {
-                act(IdArgs { id: Some(id) }, Action::DiskLimit { disk, limit: limit.into() })
+            DiskCommand::Limit(DiskLimitArgs { id, disk, group, limit }) => {
+                let what = group.map(Limited::Group).unwrap_or(Limited::Disk(disk.unwrap_or_default()));
+                act(IdArgs { id: Some(id) }, Action::DiskLimit { what, limit: limit.into() })
             }
         },
         Command::Rng(RngArgs { command: RngCommand::Limit(RngLimitArgs { id, limit }) }) => {

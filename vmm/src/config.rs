@@ -8,6 +8,7 @@ mod cpus;
 mod disk;
 mod file;
 mod limit;
+mod limit_group;
 mod memory;
 mod pci;
 mod size;
@@ -22,6 +23,7 @@ pub use cpu::{CpuConfig, ModelChoice, ModelFile};
 pub use cpus::{CpusConfig, CpusError};
 pub use disk::{DiskBacking, DiskConfig, DiskError, DiskFormat};
 pub use limit::LimitSettings;
+pub use limit_group::{LimitGroupConfig, LimitGroupError};
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
 pub use pci::PciConfig;
 pub use size::{ByteSize, SizeError};
@@ -76,6 +78,9 @@ pub struct Config {
     /// Virtio disks, in the order in which the guest finds them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disk: Vec<DiskConfig>,
+    /// Limits that disks share.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limit_group: Vec<LimitGroupConfig>,
     /// Whether the guest has a virtio entropy device, which gives it the host's random bytes.
     pub rng: bool,
     /// What happens when the guest resets its machine.
@@ -143,6 +148,7 @@ impl Default for Config {
             transport: Transport::default(),
             console: ConsoleConfig::default(),
             disk: Vec::new(),
+            limit_group: Vec::new(),
             rng: true,
             on_reset: Policy::Reset,
             on_triple_fault: Policy::Stop,
@@ -205,6 +211,7 @@ impl Config {
         if self.cmdline.contains(['\0', '\n']) {
             return bad("cmdline", "must not contain a newline or a null byte".into());
         }
+        self.validate_limit_groups()?;
         self.validate_disks()?;
         self.validate_memory()
     }
@@ -219,6 +226,20 @@ impl Config {
         config
     }
 
+    fn validate_limit_groups(&self) -> Result<(), ConfigError> {
+        let bad = |what: String| Err(ConfigError::Value { field: "limit_group", what });
+        let mut names = std::collections::BTreeSet::new();
+        for group in &self.limit_group {
+            if let Err(what) = group.validate() {
+                return bad(format!("`{}`: {what}", group.name));
+            }
+            if !names.insert(&group.name) {
+                return bad(format!("two groups are called `{}`", group.name));
+            }
+        }
+        Ok(())
+    }
+
     fn validate_disks(&self) -> Result<(), ConfigError> {
         let bad = |what: String| Err(ConfigError::Value { field: "disk", what });
         let mut names = std::collections::BTreeSet::new();
@@ -226,6 +247,11 @@ impl Config {
             let name = disk.name(index);
             if let Err(what) = disk.block(index) {
                 return bad(format!("`{name}`: {what}"));
+            }
+            if let Some(group) = &disk.limit_group
+                && !self.limit_group.iter().any(|there| there.name == *group)
+            {
+                return bad(format!("`{name}`: there is no limit group `{group}`"));
             }
             if !names.insert(name.clone()) {
                 return bad(format!("two disks are called `{name}`"));

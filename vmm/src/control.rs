@@ -23,7 +23,7 @@ mod server;
 mod tests;
 mod verbs;
 
-pub use action::{Action, DEFAULT_REMOVAL_TIME, DEFAULT_SHUTDOWN_TIME, MAX_SHUTDOWN_TIME};
+pub use action::{Action, DEFAULT_REMOVAL_TIME, DEFAULT_SHUTDOWN_TIME, Limited, MAX_SHUTDOWN_TIME};
 pub use info::{Info, SnapshotProgress, VmState};
 pub use limits::Limits;
 pub use server::{ServeError, Server, Socket};

@@ -5,6 +5,7 @@ mod controls;
 mod cpu;
 mod cpuid;
 mod devices;
+mod groups;
 mod handles;
 mod image;
 mod payload;
@@ -92,6 +93,14 @@ pub enum MachineError {
     /// A disk's settings.
     #[error("disk `{name}`: {what}")]
     Disk {
+        /// Its name.
+        name: String,
+        /// What is wrong with them.
+        what: String,
+    },
+    /// A limit group's settings, or one that there is not.
+    #[error("limit group `{name}`: {what}")]
+    LimitGroup {
         /// Its name.
         name: String,
         /// What is wrong with them.

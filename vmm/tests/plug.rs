@@ -236,3 +236,50 @@ fn a_machine_whose_first_disk_came_while_it_ran_is_restored() {
     m.session.type_in(b"poweroff\r");
     assert_eq!(m.session.end().0, 0);
 }
+
+#[test]
+fn disks_share_a_limit_that_changes_and_is_saved() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["a.img", "b.img", "c.img", "d.img"] {
+        image(dir.path(), name);
+    }
+    let group = "shared,bandwidth=10M,operations=100";
+    let disks = ["--limit-group", group, "--disk", "a.img,id=a,limit_group=shared", "--disk", "b.img,id=b"];
+    let m = Machine::start(dir.path(), &disks);
+    let metric = |m: &Machine<'_>, name: &str| {
+        let said = String::from_utf8(m.ask(&["metrics", "m", name]).stdout).unwrap();
+        let value = |line: &str| Some(line.strip_prefix(name)?.strip_prefix(' ')?.to_owned());
+        said.lines().find_map(value).unwrap_or_default()
+    };
+    assert_eq!(metric(&m, "limit_group.shared.bandwidth"), (10 << 20).to_string());
+    m.done(&["disk", "add", "m", "c.img,id=c,limit_group=shared"]);
+    for (args, why) in [
+        (
+            &["disk", "add", "m", "c.img,id=d,limit_group=none"][..],
+            "disk `d`: there is no limit group `none`",
+        ),
+        (&["disk", "limit", "m", "--group", "none", "--none"], "there is no limit group `none`"),
+    ] {
+        let said = m.refused(args);
+        assert!(said.contains(why), "{args:?}: {said}");
+    }
+    m.done(&["disk", "limit", "m", "--group", "shared", "--operations", "7", "--operations-burst", "3"]);
+    assert_eq!(
+        (metric(&m, "limit_group.shared.operations"), metric(&m, "limit_group.shared.bandwidth")),
+        ("7".into(), String::new())
+    );
+    assert!(
+        m.events().contains("limited: limit group shared to operations 7, operations_burst 3"),
+        "{}",
+        m.events()
+    );
+    // Whatever was set while it ran, a restored machine has what it was made with.
+    m.done(&["snapshot", "m", "shot", "--stop"]);
+    m.session.end();
+    let m = Machine::restored(dir.path());
+    assert_eq!(metric(&m, "limit_group.shared.operations"), "100");
+    m.done(&["disk", "add", "m", "d.img,id=d,limit_group=shared"]);
+}

@@ -9,8 +9,8 @@ const NANOS: u128 = 1_000_000_000;
 
 /// One token bucket, as two counters that only grow: what requests have asked for, and what time has granted.
 ///
-/// A request's position is `asked` after it was added; it may pass once `granted` is there. So requests pass in order,
-/// one that is larger than the burst waits for its full time and then passes, and a change of the rate moves
+/// A request's position is `asked` less what those after it have asked for; it may pass once `granted` is there. So requests pass
+/// in order, one that is larger than the burst waits for its full time and then passes, and a change of the rate moves
 /// every waiting request. `granted` never runs ahead of `asked` by more than the burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bucket {
@@ -58,13 +58,15 @@ impl Bucket {
         self.granted = self.granted.saturating_add(amount).min(full);
     }
 
-    /// Adds a request at the end and returns its position.
-    pub(crate) fn ask(&mut self, tokens: u64) -> u128 {
-        if self.rate.is_none() {
-            return 0;
-        }
+    /// Adds a request.
+    pub(crate) fn ask(&mut self, tokens: u64) {
         self.asked = self.asked.saturating_add(u128::from(tokens) * TOKEN);
-        self.asked
+    }
+
+    /// Takes a request back that waits: those behind it move up.
+    pub(crate) fn withdraw(&mut self, tokens: u64) {
+        self.asked = self.asked.saturating_sub(u128::from(tokens) * TOKEN);
+        self.grant(0);
     }
 
     /// Gives back what was asked for.
@@ -73,9 +75,15 @@ impl Bucket {
         self.grant(u128::from(tokens) * TOKEN);
     }
 
-    /// How long until the request at `position` may pass: zero if now.
-    pub(crate) fn wait(&self, position: u128) -> Duration {
+    /// How many nanoseconds it takes to grant so much; 0 without a rate.
+    pub(crate) fn takes(&self, tokens: u64) -> u128 {
+        self.rate.map_or(0, |rate| (u128::from(tokens) * TOKEN).div_ceil(rate.per_second.get().into()))
+    }
+
+    /// How long until a request may pass after which others have asked for `behind` tokens: zero if now.
+    pub(crate) fn wait(&self, behind: u128) -> Duration {
         let Some(rate) = self.rate else { return Duration::ZERO };
+        let position = self.asked.saturating_sub(behind.saturating_mul(TOKEN));
         let nanos = position.saturating_sub(self.granted).div_ceil(rate.per_second.get().into());
         // Many requests of 2^64 bytes at one a second wait for longer than the universe has been there.
         let seconds = u64::try_from(nanos / NANOS).unwrap_or(u64::MAX);

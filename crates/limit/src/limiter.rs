@@ -1,8 +1,7 @@
-use crate::LimitConfig;
-use crate::bucket::Bucket;
+use crate::{LimitConfig, LimitGroup};
 use drystone_bus::Clock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// What a request takes: one operation, and its payload.
@@ -12,45 +11,40 @@ pub struct Cost {
     pub bytes: u64,
 }
 
-/// The place of a request that could not pass at once. It is not `Clone`: one request, one place. Whoever gives up
-/// waiting hands it to [`Limiter::cancel`].
-#[derive(Debug)]
-#[must_use = "a dropped ticket has taken tokens for a request that never passes"]
+/// The place of a request that could not pass at once. It is not `Clone`: one request, one place. Dropping it gives the place up, if
+/// the request has not passed.
+#[must_use = "dropping it gives the place up"]
 pub struct Ticket {
-    bandwidth: u128,
-    operations: u128,
+    group: LimitGroup,
+    number: u64,
+    passed: AtomicBool,
     cost: Cost,
 }
 
-/// Bandwidth and operations of one device, or of several that share. All methods may be called from any thread.
+/// Bandwidth and operations of one device, alone or as a member of a [`LimitGroup`]. All methods may be called from any
+/// thread.
 ///
 /// The promise, over any interval while requests wait: what passes is at most the rate times the interval plus the burst
 /// plus one request, and at least the rate times the interval less one request, as long as whoever waits asks again no
-/// later than the burst lasts. Without a limit a request costs one relaxed load.
+/// later than the burst lasts. In a group that is what passes of all members together. Without a limit a request costs one relaxed load.
 pub struct Limiter {
-    clock: Arc<dyn Clock>,
-    limited: AtomicBool,
-    inner: Mutex<Inner>,
-}
-
-pub(crate) struct Inner {
-    pub(crate) bandwidth: Bucket,
-    pub(crate) operations: Bucket,
-    /// Up to when time has been granted.
-    at: Duration,
-    paused: bool,
+    group: LimitGroup,
+    member: u64,
 }
 
 impl Limiter {
-    /// A limiter with a full burst.
+    /// A limiter with a full burst, for one device alone.
     pub fn new(config: LimitConfig, clock: Arc<dyn Clock>) -> Self {
-        let inner = Inner {
-            bandwidth: Bucket::new(config.bandwidth),
-            operations: Bucket::new(config.operations),
-            at: clock.monotonic(),
-            paused: false,
-        };
-        Self { clock, limited: AtomicBool::new(is_limit(&config)), inner: Mutex::new(inner) }
+        LimitGroup::new(config, clock).join()
+    }
+
+    pub(crate) fn of(group: LimitGroup, member: u64) -> Self {
+        Self { group, member }
+    }
+
+    /// The group that it is a member of, which is its own if it is alone.
+    pub fn group(&self) -> &LimitGroup {
+        &self.group
     }
 
     /// Lets a request of `cost` pass.
@@ -58,100 +52,99 @@ impl Limiter {
     /// # Errors
     /// Its [`Ticket`] if it must wait: keep both, and ask [`ready`](Self::ready).
     pub fn take(&self, cost: Cost) -> Result<(), Ticket> {
-        if !self.limited.load(Ordering::Relaxed) {
+        if !self.group.is_limited() {
             return Ok(());
         }
-        let mut inner = self.now();
-        let bandwidth = inner.bandwidth.ask(cost.bytes);
-        let ticket = Ticket { bandwidth, operations: inner.operations.ask(1), cost };
-        if inner.wait(&ticket).is_zero() { Ok(()) } else { Err(ticket) }
+        self.group.ask(self.member, cost).map_or(Ok(()), |number| {
+            Err(Ticket { group: self.group.clone(), number, passed: AtomicBool::new(false), cost })
+        })
     }
 
     /// Whether the request that `ticket` stands for may pass now; the ticket is then used up and may be dropped.
     ///
     /// # Errors
     /// How long to wait before asking again, never zero: what to arm a timer with. It may have to wait longer if the
-    /// rate is lowered meanwhile, and less if it is raised: see [`configure`](Self::configure).
+    /// rate is lowered meanwhile, or another member of the group asks for less than its share; and less if the rate is raised: see
+    /// [`configure`](Self::configure).
     pub fn ready(&self, ticket: &Ticket) -> Result<(), Duration> {
-        let wait = self.now().wait(ticket);
-        if wait.is_zero() { Ok(()) } else { Err(wait) }
+        let wait = self.group.wait(ticket.number);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        ticket.passed.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
-    /// Gives up a request that waits; those behind it move up.
+    /// Gives up a request that waits, or has passed and came to nothing; those behind it move up.
     pub fn cancel(&self, ticket: Ticket) {
-        self.refund(ticket.cost);
+        if ticket.passed.load(Ordering::Relaxed) {
+            self.refund(ticket.cost);
+        }
     }
 
     /// Gives back what a request took that passed and then came to nothing.
     pub fn refund(&self, cost: Cost) {
-        let mut inner = self.now();
-        inner.bandwidth.refund(cost.bytes);
-        inner.operations.refund(1);
+        self.group.refund(cost);
     }
 
-    /// Other limits from now on. Whoever waits should ask again at once.
+    /// Other limits from now on, for the whole group. Whoever waits should ask again at once.
     pub fn configure(&self, config: LimitConfig) {
-        let mut inner = self.now();
-        inner.bandwidth.set_rate(config.bandwidth);
-        inner.operations.set_rate(config.operations);
-        self.limited.store(is_limit(&config), Ordering::Relaxed);
+        self.group.configure(config);
     }
 
     /// The limits that hold now.
     pub fn config(&self) -> LimitConfig {
-        let inner = self.lock();
-        LimitConfig { bandwidth: inner.bandwidth.rate(), operations: inner.operations.rate() }
+        self.group.config()
     }
 
     /// From here to [`resume`](Self::resume) no time passes for it, so a pause is neither a rest that earns a burst nor
-    /// time that is lost.
+    /// time that is lost. For a group no time passes while all its members are paused.
     pub fn pause(&self) {
-        self.now().paused = true;
+        self.group.pause(self.member, true);
     }
 
     /// Time goes on.
     pub fn resume(&self) {
-        let mut inner = self.lock();
-        if inner.paused {
-            (inner.at, inner.paused) = (self.clock.monotonic(), false);
-        }
+        self.group.pause(self.member, false);
     }
 
     /// Full, as its constructor made it; the rates stay, and it is not paused. Nobody may hold a ticket.
     pub fn reset(&self) {
-        let mut inner = self.lock();
-        let Inner { bandwidth, operations, at, paused } = &mut *inner;
-        bandwidth.set_saved(u128::MAX);
-        operations.set_saved(u128::MAX);
-        (*at, *paused) = (self.clock.monotonic(), false);
+        self.group.reset();
     }
+}
 
-    /// Locked, with all time granted up to now.
-    pub(crate) fn now(&self) -> MutexGuard<'_, Inner> {
-        let mut inner = self.lock();
-        let now = self.clock.monotonic();
-        if !inner.paused {
-            let elapsed = now.saturating_sub(inner.at);
-            inner.bandwidth.advance(elapsed);
-            inner.operations.advance(elapsed);
-            inner.at = inner.at.max(now);
+/// All limits of a device that has one.
+impl IntoIterator for &Limiter {
+    type Item = Self;
+    type IntoIter = std::iter::Once<Self>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        std::iter::once(self)
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.group.leave(self.member);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !*self.passed.get_mut() {
+            self.group.give_up(self.number);
         }
-        inner
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
-    fn wait(&self, ticket: &Ticket) -> Duration {
-        self.bandwidth.wait(ticket.bandwidth).max(self.operations.wait(ticket.operations))
+impl std::fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ticket")
+            .field("number", &self.number)
+            .field("cost", &self.cost)
+            .finish_non_exhaustive()
     }
-}
-
-fn is_limit(config: &LimitConfig) -> bool {
-    config.bandwidth.is_some() || config.operations.is_some()
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-use crate::Limiter;
 use crate::bucket::TOKEN;
+use crate::{LimitGroup, Limiter};
 use drystone_state::{Persist, RestoreError, SaveError, Schema};
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +25,7 @@ impl Schema for LimiterState {
     const VERSION: u32 = 1;
 }
 
-impl Persist for Limiter {
+impl Persist for LimitGroup {
     type State = LimiterState;
 
     fn save(&self) -> Result<LimiterState, SaveError> {
@@ -53,5 +53,18 @@ impl Persist for Limiter {
         inner.bandwidth.set_saved(amount(bandwidth));
         inner.operations.set_saved(amount(operations));
         Ok(())
+    }
+}
+
+/// Of the group that it is in, which for one that is alone is its own.
+impl Persist for Limiter {
+    type State = LimiterState;
+
+    fn save(&self) -> Result<LimiterState, SaveError> {
+        self.group().save()
+    }
+
+    fn restore(&self, state: LimiterState) -> Result<(), RestoreError> {
+        self.group().restore(state)
     }
 }

@@ -6,6 +6,7 @@ use drystone_block::{
     Block, BlockConfig, BlockError, BlockHandle, EngineKind, Host, OnIoError, RawDisk, UringEngine,
 };
 use drystone_bus::ManualClock;
+use drystone_limit::LimitGroup;
 use drystone_state::{Component, Persist};
 use drystone_virtio::{F_EVENT_IDX, F_INDIRECT_DESC, Mmio, MmioConfig, MmioState, NEEDS_RESET};
 use std::os::unix::fs::FileExt;
@@ -74,6 +75,7 @@ pub struct DiskMachine {
     pub failures: Arc<Mutex<Vec<String>>>,
     config: BlockConfig,
     features: u64,
+    group: Option<LimitGroup>,
 }
 
 /// A request whose answer is awaited.
@@ -112,19 +114,56 @@ impl DiskMachine {
     /// # Panics
     /// If that cannot be done.
     pub fn in_memory(memory: Ram, content: &[u8], change: impl FnOnce(&mut BlockConfig)) -> Self {
+        Self::build(memory, content, change, Arc::default(), None)
+    }
+
+    /// One whose limit others share, on the clock of their group.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn in_group(
+        group: &LimitGroup,
+        clock: &Arc<ManualClock>,
+        content: &[u8],
+        change: impl FnOnce(&mut BlockConfig),
+    ) -> Self {
+        Self::build(ram(MEMORY as usize), content, change, clock.clone(), Some(group.clone()))
+    }
+
+    fn build(
+        memory: Ram,
+        content: &[u8],
+        change: impl FnOnce(&mut BlockConfig),
+        clock: Arc<ManualClock>,
+        group: Option<LimitGroup>,
+    ) -> Self {
         let image = temporary();
         image.as_file().write_all_at(content, 0).expect("a disk image");
         let config = BlockConfig::new("root", image.path());
         // One thing at a time, unless a test asks for more.
         let mut config = BlockConfig { queue_size: QUEUE_SIZE, engine: EngineKind::Sync, ..config };
         change(&mut config);
-        let (clock, failures) = (Arc::default(), Arc::default());
+        let failures = Arc::<Mutex<Vec<String>>>::default();
         let (pump, edges, log) = (Arc::default(), Arc::default(), Arc::default());
-        let (port, handle) = build(Block::open, &config, &memory, &pump, &edges, &log, &clock, &failures);
+        let host = host(&clock, &failures, &group);
+        let (port, handle) = build(Block::open, host, &config, &memory, &pump, &edges, &log);
         let ring = DriverRing::new(&memory, RING, QUEUE_SIZE, true);
         let features = FEATURES;
-        let mut machine =
-            Self { memory, port, handle, pump, edges, log, clock, ring, image, failures, config, features };
+        let mut machine = Self {
+            memory,
+            port,
+            handle,
+            pump,
+            edges,
+            log,
+            clock,
+            ring,
+            image,
+            failures,
+            config,
+            features,
+            group,
+        };
         machine.start(FEATURES);
         machine
     }
@@ -267,8 +306,8 @@ impl DiskMachine {
         self.port.0.pause().unwrap();
         let state: MmioState = self.port.0.save().unwrap();
         // The old device holds the lock on the image.
-        (self.port, self.handle) = self.build(Block::pulled);
-        (self.port, self.handle) = self.build(Block::open);
+        (self.port, self.handle) = self.again(Block::pulled);
+        (self.port, self.handle) = self.again(Block::open);
         self.port.0.restore(crate::as_written(&state)).unwrap();
         self.port.0.resume().unwrap();
         self.wake();
@@ -294,9 +333,9 @@ impl DiskMachine {
         self.config.on_io_error
     }
 
-    fn build(&self, open: Open) -> (MmioPort<Ram>, BlockHandle) {
-        let Self { config, memory, pump, edges, log, clock, failures, .. } = self;
-        build(open, config, memory, pump, edges, log, clock, failures)
+    fn again(&self, open: Open) -> (MmioPort<Ram>, BlockHandle) {
+        let Self { config, memory, pump, edges, log, clock, failures, group, .. } = self;
+        build(open, host(clock, failures, group), config, memory, pump, edges, log)
     }
 }
 
@@ -328,22 +367,24 @@ fn temporary() -> NamedTempFile {
 /// What makes a device.
 type Open = fn(&BlockConfig, Host) -> Result<(Block<Ram>, BlockHandle), BlockError>;
 
-#[expect(clippy::too_many_arguments, reason = "all that a device is connected to")]
+fn host(clock: &Arc<ManualClock>, failures: &Arc<Mutex<Vec<String>>>, group: &Option<LimitGroup>) -> Host {
+    let failures = failures.clone();
+    Host {
+        clock: clock.clone(),
+        on_failure: Arc::new(move |failure| failures.lock().unwrap().push(failure.to_string())),
+        group: group.clone(),
+    }
+}
+
 fn build(
     open: Open,
+    host: Host,
     config: &BlockConfig,
     memory: &Ram,
     pump: &Arc<Pump>,
     edges: &Arc<Edges>,
     log: &Arc<Log>,
-    clock: &Arc<ManualClock>,
-    failures: &Arc<Mutex<Vec<String>>>,
 ) -> (MmioPort<Ram>, BlockHandle) {
-    let failures = failures.clone();
-    let host = Host {
-        clock: clock.clone(),
-        on_failure: Arc::new(move |failure| failures.lock().unwrap().push(failure.to_string())),
-    };
     let (device, handle) = open(config, host).unwrap_or_else(|e| panic!("{e}"));
     let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: Vec::new() };
     let host = drystone_virtio::Host { observer: log.clone(), ..drystone_virtio::Host::new(pump.clone()) };

@@ -7,8 +7,8 @@ pub(super) use snapshots::{RestoreArgs, SnapshotArgs};
 use super::time::Time;
 use crate::config::{
     Affinity, BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpuConfig, CpusConfig, DiskConfig,
-    HugePages, LimitSettings, MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy, ShutdownSignal,
-    Transport,
+    HugePages, LimitGroupConfig, LimitSettings, MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy,
+    ShutdownSignal, Transport,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -179,6 +179,7 @@ Examples:
   drystone disk resize web data                  somebody else has changed its size: tells the guest
   drystone disk limit web data --bandwidth 100M --operations 2000
   drystone disk limit web data --none
+  drystone disk limit web --group shared --bandwidth 500M
   drystone disk create root.qcow2 --format qcow2 --size 20G
   drystone disk create web.qcow2 --format qcow2 --backing root.qcow2 --backing-format qcow2
   drystone run --disk web.qcow2,format=qcow2,backing=allow
@@ -203,7 +204,7 @@ pub(super) enum DiskCommand {
     Remove(DiskRemoveArgs),
     /// Tell the guest that a disk has another size
     Resize(DiskResizeArgs),
-    /// Limit how fast a disk may be
+    /// Limit how fast a disk, or a group of disks, may be
     Limit(DiskLimitArgs),
 }
 
@@ -245,7 +246,11 @@ pub(super) struct DiskLimitArgs {
     /// The machine's name
     pub id: VmId,
     /// The disk's id
-    pub disk: String,
+    #[arg(required_unless_present = "group")]
+    pub disk: Option<String>,
+    /// Instead of a disk, a limit group: its disks together
+    #[arg(long, value_name = "NAME", conflicts_with = "disk")]
+    pub group: Option<String>,
     #[command(flatten)]
     pub limit: LimitArgs,
 }
@@ -382,6 +387,9 @@ pub(super) struct RunArgs {
     /// A virtio disk, for example root.img,id=root,readonly or path=data.qcow2,format=qcow2; may be given more than once, and then replaces those of the file
     #[arg(long, value_name = "PATH[,SETTING=VALUE]…")]
     pub disk: Vec<DiskConfig>,
+    /// A limit that the disks share that name it with limit_group=NAME, for example shared,bandwidth=100M,operations=2000; may be given more than once, and then replaces those of the file
+    #[arg(long, value_name = "NAME[,SETTING=VALUE]…")]
+    pub limit_group: Vec<LimitGroupConfig>,
     /// Give the guest random bytes of the host's: true or false [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub rng: Option<bool>,
@@ -497,6 +505,7 @@ impl RunArgs {
         set(&mut config.transport, &self.transport);
         set(&mut config.console, &self.console);
         set(&mut config.disk, &Some(self.disk.clone()).filter(|d| !d.is_empty()));
+        set(&mut config.limit_group, &Some(self.limit_group.clone()).filter(|g| !g.is_empty()));
         set(&mut config.rng, &self.rng);
         set(&mut config.on_reset, &self.on_reset);
         set(&mut config.on_triple_fault, &self.on_triple_fault);

@@ -52,6 +52,9 @@ pub struct DiskConfig {
     /// Requests that may pass at once after a rest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operations_burst: Option<u64>,
+    /// A limit that it shares with other disks, beside its own: the name of a `limit_group`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit_group: Option<String>,
 }
 
 /// What a disk's file holds.
@@ -101,7 +104,7 @@ pub enum DiskError {
     /// No such setting.
     #[error(
         "{0:?} is no setting: use path, format, backing, id, readonly, serial, transport, queues, engine, direct, cache, on_io_error, \
-         bandwidth, bandwidth_burst, operations or operations_burst"
+         bandwidth, bandwidth_burst, operations, operations_burst or limit_group"
     )]
     Unknown(String),
     /// A setting given twice.
@@ -209,6 +212,7 @@ impl DiskConfig {
             "bandwidth_burst" => self.bandwidth_burst = Some(parse(value).map_err(bad)?),
             "operations" => self.operations = Some(parse(value).map_err(bad)?),
             "operations_burst" => self.operations_burst = Some(parse(value).map_err(bad)?),
+            "limit_group" => self.limit_group = Some(parse(value).map_err(bad)?),
             _ => return Err(DiskError::Unknown(name.into())),
         }
         Ok(())

@@ -88,7 +88,15 @@ fn full() -> Config {
         pci: PciConfig { config_ports: false },
         transport: Transport::Mmio,
         console: ConsoleConfig::File("/tmp/out".into()),
+        limit_group: vec![LimitGroupConfig {
+            name: "shared".into(),
+            bandwidth: Some(ByteSize(4 << 20)),
+            bandwidth_burst: Some(ByteSize(1 << 20)),
+            operations: Some(2000),
+            operations_burst: Some(30),
+        }],
         disk: vec![DiskConfig {
+            limit_group: Some("shared".into()),
             path: "/var/disk".into(),
             id: Some("root".into()),
             readonly: true,

@@ -58,15 +58,24 @@ pub enum Action {
         /// Make its file so many bytes long first; else look how long somebody else has made it.
         size: Option<ByteSize>,
     },
-    /// Limit a disk from now on.
+    /// Limit a disk, or a group of disks, from now on.
     DiskLimit {
-        /// The disk's name.
-        disk: String,
+        /// Which.
+        what: Limited,
         /// What is not in here is not limited.
         limit: LimitSettings,
     },
     /// Limit the entropy device from now on. What is not in here is not limited.
     RngLimit(LimitSettings),
+}
+
+/// What is limited.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Limited {
+    /// The disk of that name, by itself.
+    Disk(String),
+    /// The disks of the limit group of that name, together.
+    Group(String),
 }
 
 /// How long a guest may take to let go of a disk, unless it is said.
@@ -132,7 +141,10 @@ struct DiskResizeOptions {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct DiskLimitOptions {
-    disk: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    disk: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
     #[serde(default)]
     limit: LimitSettings,
 }
@@ -168,8 +180,13 @@ impl Action {
                 options(body).map(|DiskResizeOptions { disk, size }| Self::DiskResize { disk, size })
             }
             Verb::DiskLimit => {
-                let DiskLimitOptions { disk, limit } = options(body)?;
-                limit.limits().map(|_| Self::DiskLimit { disk, limit })
+                let DiskLimitOptions { disk, group, limit } = options(body)?;
+                let what = match (disk, group) {
+                    (Some(disk), None) => Limited::Disk(disk),
+                    (None, Some(group)) => Limited::Group(group),
+                    _ => return Err("name either a disk or a group".into()),
+                };
+                limit.limits().map(|_| Self::DiskLimit { what, limit })
             }
             Verb::RngLimit => {
                 let limit: LimitSettings = options(body)?;
@@ -230,7 +247,13 @@ impl Action {
                 serde_json::to_vec(&DiskRemoveOptions { disk, mode, timeout_ms })
             }
             Self::DiskResize { disk, size } => serde_json::to_vec(&DiskResizeOptions { disk, size }),
-            Self::DiskLimit { disk, limit } => serde_json::to_vec(&DiskLimitOptions { disk, limit }),
+            Self::DiskLimit { what, limit } => {
+                let (disk, group) = match what {
+                    Limited::Disk(disk) => (Some(disk), None),
+                    Limited::Group(group) => (None, Some(group)),
+                };
+                serde_json::to_vec(&DiskLimitOptions { disk, group, limit })
+            }
             Self::RngLimit(limit) => serde_json::to_vec(&limit),
             Self::Snapshot(SnapshotRequest { dir, memory_dir, then }) => {
                 serde_json::to_vec(&SnapshotOptions { dir, memory_dir, then })
@@ -329,7 +352,8 @@ mod tests {
             Action::DiskRemove { disk: "a".into(), removal: Removal::Orderly { patience: timeout } },
             Action::DiskResize { disk: "root".into(), size: None },
             Action::DiskResize { disk: "root".into(), size: Some(ByteSize(3 << 9)) },
-            Action::DiskLimit { disk: "root".into(), limit },
+            Action::DiskLimit { what: Limited::Disk("root".into()), limit },
+            Action::DiskLimit { what: Limited::Group("shared".into()), limit },
             Action::RngLimit(LimitSettings::default()),
             Action::RngLimit(limit),
         ] {
@@ -364,6 +388,9 @@ mod tests {
         assert!(
             refused(Verb::DiskLimit, r#"{"disk":"root","limit":{"bandwidth":0}}"#).contains("bandwidth 0")
         );
+        for body in [r#"{"limit":{}}"#, r#"{"disk":"a","group":"b"}"#] {
+            assert!(refused(Verb::DiskLimit, body).contains("either a disk or a group"));
+        }
         assert!(refused(Verb::RngLimit, r#"{"operations_burst":1}"#).contains("without operations"));
         let waits = Action::parse(Verb::Stop, br#"{"mode":"graceful"}"#).unwrap();
         assert_eq!(waits, Action::StopGracefully { timeout: Duration::from_secs(30) });

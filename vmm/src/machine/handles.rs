@@ -1,3 +1,4 @@
+use super::groups::Groups;
 use super::virtio::{RNG, block_name};
 use drystone_block::{BlockHandle, GrowError, ResizeError};
 use drystone_limit::LimitConfig;
@@ -35,7 +36,10 @@ impl Observe for DeviceHandle {
 /// What can be set on a machine's virtio devices while it runs or is paused, from any thread: a device's handle tells its
 /// worker, and nobody waits. Clones are the same; devices come and go.
 #[derive(Clone, Default)]
-pub struct Handles(Arc<Mutex<BTreeMap<String, DeviceHandle>>>);
+pub struct Handles {
+    devices: Arc<Mutex<BTreeMap<String, DeviceHandle>>>,
+    groups: Groups,
+}
 
 /// Why something was not set.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +48,9 @@ pub enum HandleError {
     /// No such disk.
     #[error("there is no disk `{0}`")]
     NoDisk(String),
+    /// No such limit group.
+    #[error("there is no limit group `{0}`")]
+    NoGroup(String),
     /// The machine was made without.
     #[error("there is no entropy device")]
     NoRng,
@@ -63,6 +70,10 @@ impl HandleError {
 }
 
 impl Handles {
+    pub(super) fn new(groups: Groups) -> Self {
+        Self { devices: Arc::default(), groups }
+    }
+
     /// A device has come, under its name among the machine's parts.
     pub(super) fn add(&self, part: &str, handle: DeviceHandle) {
         self.lock().insert(part.into(), handle);
@@ -74,7 +85,7 @@ impl Handles {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, DeviceHandle>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn disk(&self, name: &str) -> Result<BlockHandle, HandleError> {
@@ -114,6 +125,23 @@ impl Handles {
     /// [`HandleError::NoDisk`].
     pub fn limit_disk(&self, name: &str, limit: LimitConfig) -> Result<(), HandleError> {
         self.disk(name).map(|disk| disk.set_limit(limit))
+    }
+
+    /// Other limits for a group of disks from now on.
+    ///
+    /// # Errors
+    /// [`HandleError::NoGroup`].
+    pub fn limit_group(&self, name: &str, limit: LimitConfig) -> Result<(), HandleError> {
+        if !self.groups.configure(name, limit) {
+            return Err(HandleError::NoGroup(name.into()));
+        }
+        // Which of them are in it is not worth knowing.
+        for device in self.lock().values() {
+            if let DeviceHandle::Disk(disk) = device {
+                disk.look_again();
+            }
+        }
+        Ok(())
     }
 
     /// Other limits for the entropy device from now on.

@@ -20,7 +20,7 @@ impl Observe for Shown {
 }
 
 /// Limits that there are.
-struct Limits(LimitConfig);
+pub(super) struct Limits(pub(super) LimitConfig);
 
 impl Observe for Limits {
     fn observe(&self, to: &mut Visitor<'_>) {

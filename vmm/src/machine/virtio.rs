@@ -5,6 +5,7 @@ mod vector;
 mod wires;
 
 use super::MachineError;
+use super::groups::Groups;
 use super::handles::{DeviceHandle, Handles};
 use super::pci::Pci;
 use super::shown::Shown;
@@ -13,9 +14,10 @@ use crate::config::{Config, DiskConfig, Transport};
 use crate::monitor::Handle;
 use acpi_tables::Aml;
 use drystone_block::{Block, OnIoError};
-use drystone_bus::{Bus, SystemClock};
+use drystone_bus::{Bus, Clock, SystemClock};
 use drystone_hypervisor::Vm;
 use drystone_lifecycle::{Cause, Orchestrator, Stage};
+use drystone_limit::LimitGroup;
 use drystone_memory::RamView;
 use drystone_observe::{Log, Quota, Registry, Throttle};
 use drystone_rng::{Rng, RngConfig};
@@ -38,6 +40,7 @@ const RUNNER: &str = "runner";
 pub(super) struct Virtio {
     slots: Vec<Slot>,
     handles: Handles,
+    groups: Groups,
     runner: Option<Runner>,
     parts: Parts,
 }
@@ -102,7 +105,10 @@ impl Virtio {
         parts: Parts,
         saved: Option<&SavedSlots>,
     ) -> Result<Self, MachineError> {
-        let mut virtio = Self { slots: Vec::new(), handles: Handles::default(), runner: None, parts };
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let groups = Groups::new(&config.limit_group, &clock)?;
+        let handles = Handles::new(groups.clone());
+        let mut virtio = Self { slots: Vec::new(), handles, groups, runner: None, parts };
         for (index, disk) in config.disk.iter().enumerate() {
             let pulled = saved.is_some_and(|saved| saved.was_pulled(&block_name(&disk.name(index))));
             let new = virtio.disk(disk, index, config.transport, pulled)?;
@@ -125,7 +131,16 @@ impl Virtio {
     ) -> Result<New, MachineError> {
         let what = |what| MachineError::Disk { name: disk.name(index), what };
         let block = disk.block(index).map_err(what)?;
-        let host = host(&self.parts.handle);
+        let group = match &disk.limit_group {
+            None => None,
+            Some(name) => Some(
+                self.groups
+                    .get(name)
+                    .cloned()
+                    .ok_or_else(|| what(format!("there is no limit group `{name}`")))?,
+            ),
+        };
+        let host = host(&self.parts.handle, group);
         let (device, handle) = if pulled {
             Block::pulled(&block, host)?
         } else {
@@ -208,7 +223,7 @@ impl Virtio {
         if let Some(runner) = &self.runner {
             orchestrator.add(Stage::Backends, RUNNER, Arc::new(runner.clone()))?;
         }
-        Ok(())
+        self.groups.register(&self.parts.registry, orchestrator)
     }
 
     /// What can be set on them while the machine runs.
@@ -366,9 +381,10 @@ fn own_name(name: &str) -> String {
     name.strip_prefix(BLOCK).unwrap_or(name).to_owned()
 }
 
-fn host(handle: &Handle) -> drystone_block::Host {
+fn host(handle: &Handle, group: Option<LimitGroup>) -> drystone_block::Host {
     let handle = handle.clone();
     drystone_block::Host {
+        group,
         clock: Arc::new(SystemClock::new()),
         on_failure: Arc::new(move |failure| {
             let cause = Cause::Fault(failure.to_string());

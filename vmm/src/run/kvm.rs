@@ -1,7 +1,7 @@
 use super::engine::{Built, Engine};
 use super::exits;
 use crate::config::Config;
-use crate::control::{self, Action, Info, SnapshotProgress, VerbError, Verbs};
+use crate::control::{self, Action, Info, Limited, SnapshotProgress, VerbError, Verbs};
 use crate::events::{EventKind, History, Journal};
 use crate::log::Log;
 use crate::machine::{Booted, HandleError, Handles, Machine, Origin};
@@ -147,10 +147,17 @@ impl Verbs for Running {
                 return self
                     .set(EventKind::DiskResized, resized.map(|bytes| format!("{disk} to {bytes} bytes")));
             }
-            Action::DiskLimit { disk, limit } => {
+            Action::DiskLimit { what: disk, limit } => {
                 let limits = limit.limits().map_err(VerbError::Illegal)?;
-                let limited = self.handles.limit_disk(&disk, limits);
-                return self.set(EventKind::Limited, limited.map(|()| format!("disk {disk} to {limit}")));
+                let (limited, what) = match disk {
+                    Limited::Disk(disk) => {
+                        (self.handles.limit_disk(&disk, limits), format!("disk {disk} to {limit}"))
+                    }
+                    Limited::Group(group) => {
+                        (self.handles.limit_group(&group, limits), format!("limit group {group} to {limit}"))
+                    }
+                };
+                return self.set(EventKind::Limited, limited.map(|()| what));
             }
             Action::RngLimit(limit) => {
                 let limits = limit.limits().map_err(VerbError::Illegal)?;

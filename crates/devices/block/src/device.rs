@@ -4,6 +4,7 @@ use crate::{
     BlockConfig, BlockError, BlockHandle, Cache, Engine, EngineKind, Image, OnIoError, RawDisk, engine, space,
 };
 use drystone_bus::Clock;
+use drystone_limit::LimitGroup;
 use drystone_memory::Mem;
 use drystone_state::PersistDyn;
 use drystone_virtio::{
@@ -43,6 +44,8 @@ pub struct Host {
     pub clock: Arc<dyn Clock>,
     /// Hears of failures that are to pause or stop the machine, as [`IoFailure::policy`] says. Called from workers, under locks of the core: it must not wait for the machine, and must not call the device.
     pub on_failure: Arc<dyn Fn(&IoFailure) + Send + Sync>,
+    /// Other disks that share a limit with this one, beside the one that it has for itself.
+    pub group: Option<LimitGroup>,
 }
 
 /// From the handle to the device.
@@ -128,7 +131,7 @@ impl<M: Mem> Block<M> {
             return Err(BlockError::Config { id: config.id.clone(), what });
         }
         let event = |cause| BlockError::Event { id: config.id.clone(), cause };
-        let shared = Arc::new(Shared::new(config, size, host.clock, host.on_failure));
+        let shared = Arc::new(Shared::new(config, size, host));
         let (postbox, mailbox) = mailbox(MAX_MESSAGES).map_err(event)?;
         let timers = engines.iter().map(|_| Timer::new()).collect::<Result<Vec<_>, _>>().map_err(event)?;
         let parts = (0..).zip(engines).zip(&timers);

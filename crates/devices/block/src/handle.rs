@@ -82,7 +82,7 @@ impl BlockHandle {
         if let Some(image) = &self.image {
             image.close();
         }
-        self.set_limit(LimitConfig::default());
+        self.look_again();
     }
 
     /// Whether it was pulled.
@@ -90,14 +90,18 @@ impl BlockHandle {
         self.shared.is_pulled()
     }
 
-    /// Other rate limits from now on, also for requests that wait.
+    /// Other rate limits of its own from now on, also for requests that wait.
     pub fn set_limit(&self, limit: LimitConfig) {
         self.shared.limiter.configure(limit);
-        // Those that wait have set their timers by the old rates.
+        self.look_again();
+    }
+
+    /// Limits have changed, also those of its group: requests that wait have set their timers by the old ones.
+    pub fn look_again(&self) {
         self.timers.iter().for_each(|timer| timer.set(Duration::ZERO));
     }
 
-    /// The rate limits that hold now.
+    /// Its own rate limits that hold now.
     pub fn limit(&self) -> LimitConfig {
         self.shared.limiter.config()
     }

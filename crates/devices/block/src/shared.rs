@@ -1,10 +1,9 @@
+use crate::Host;
 use crate::config::SERIAL_LEN;
 use crate::device::OnFailure;
 use crate::request::{Request, SECTOR};
 use crate::{BlockConfig, BlockCounters, Cache, OnIoError};
-use drystone_bus::Clock;
-use drystone_limit::Limiter;
-use std::sync::Arc;
+use drystone_limit::{LimitGroup, Limiter};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What the device, its workers and its handle share. No lock on the data path, unless there is a limit.
@@ -14,7 +13,10 @@ pub(crate) struct Shared {
     pub serial: [u8; SERIAL_LEN],
     pub on_io_error: OnIoError,
     pub on_failure: OnFailure,
+    /// Its own limit.
     pub limiter: Limiter,
+    /// That of the group that it is in.
+    group: Option<Limiter>,
     /// By queue.
     pub counters: Vec<BlockCounters>,
     /// For a queue that there is not, which nobody has.
@@ -29,7 +31,8 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(config: &BlockConfig, size: u64, clock: Arc<dyn Clock>, on_failure: OnFailure) -> Self {
+    pub fn new(config: &BlockConfig, size: u64, host: Host) -> Self {
+        let Host { clock, on_failure, group } = host;
         Self {
             id: config.id.clone(),
             read_only: config.read_only,
@@ -37,6 +40,7 @@ impl Shared {
             on_io_error: config.on_io_error,
             on_failure,
             limiter: Limiter::new(config.limit, clock),
+            group: group.as_ref().map(LimitGroup::join),
             counters: (0..config.queues).map(|_| BlockCounters::default()).collect(),
             nobody: BlockCounters::default(),
             sectors: AtomicU64::new(size / SECTOR),
@@ -44,6 +48,12 @@ impl Shared {
             cache: config.cache,
             writeback: AtomicBool::new(config.cache == Cache::Writeback),
         }
+    }
+
+    /// What a request must pass: nothing if all of them fail anyway.
+    pub fn limits(&self) -> impl Iterator<Item = &Limiter> {
+        let there = !self.is_pulled();
+        [Some(&self.limiter), self.group.as_ref()].into_iter().flatten().filter(move |_| there)
     }
 
     pub fn count(&self, queue: u16) -> &BlockCounters {

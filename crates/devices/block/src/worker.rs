@@ -2,7 +2,7 @@ use crate::request::{Request, Status, answer};
 use crate::shared::Shared;
 use crate::space::{F_CONFIG_WCE, F_FLUSH};
 use crate::{BlockCounters, Cache, Done, Engine, EngineError, IoFailure, Job, OnIoError, Operation};
-use drystone_limit::{Cost, Gate, Passage};
+use drystone_limit::{Cost, Gate, Limiter, Passage};
 use drystone_memory::Mem;
 use drystone_virtio::{Chain, Cx, Fault, RingRef, Source, Timer, Worker};
 use std::io;
@@ -97,12 +97,12 @@ impl<M: Mem> Queue<M> {
 
     /// The next request that may begin now.
     fn next(&mut self, ring: &mut RingRef<'_, M>) -> Result<Option<Admitted>, Fault> {
-        let passage = match self.gate.retry(&self.shared.limiter) {
+        let passage = match self.gate.retry(self.shared.limits()) {
             Some(passage) => passage,
             None => {
                 let Some((chain, request)) = self.pop(ring)? else { return Ok(None) };
                 let cost = Cost { bytes: request.bytes() };
-                let passage = self.gate.enter(&self.shared.limiter, (chain, request), cost);
+                let passage = self.gate.enter(self.shared.limits(), (chain, request), cost);
                 if self.gate.is_taken() {
                     self.count().throttled.increment();
                 }
@@ -251,7 +251,7 @@ impl<M: Mem> Queue<M> {
 
     /// Puts requests back that were not done, the last one first.
     fn put_back(&mut self, ring: &mut RingRef<'_, M>) -> Result<(), Fault> {
-        if let Some((chain, _)) = self.gate.give_up(&self.shared.limiter) {
+        if let Some((chain, _)) = self.gate.give_up(self.shared.limits()) {
             ring.put_back(chain)?;
         }
         self.failed.sort_by_key(|job| job.order);
@@ -271,7 +271,7 @@ fn report<M: Mem>(cx: &Cx<'_, M>, failure: Failure) {
 impl<M: Mem> Worker<M> for Queue<M> {
     fn start(&mut self, _: &mut Cx<'_, M>) -> Result<(), Fault> {
         // What waited is in the ring again, and the core rings it.
-        self.shared.limiter.resume();
+        self.shared.limits().for_each(Limiter::resume);
         Ok(())
     }
     fn on_kick(&mut self, _: u16, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
@@ -291,12 +291,12 @@ impl<M: Mem> Worker<M> for Queue<M> {
         }
         drop(ring);
         self.count().set_in_flight(self.in_flight);
-        self.shared.limiter.pause();
+        self.shared.limits().for_each(Limiter::pause);
         report(cx, failure);
         Ok(())
     }
     fn cancel(&mut self) {
-        drop(self.gate.give_up(&self.shared.limiter));
+        drop(self.gate.give_up(self.shared.limits()));
         self.failed.clear();
         self.engine.cancel();
         self.in_flight = 0;

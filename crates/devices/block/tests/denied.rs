@@ -35,7 +35,8 @@ fn threads_take_its_place_unless_it_was_asked_for() {
     image.as_file().set_len(1 << 20).unwrap();
     let open = |engine| {
         let config = BlockConfig { engine, queues: 3, ..BlockConfig::new("root", image.path()) };
-        let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()) };
+        let host =
+            Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()), group: None };
         Block::<Ram>::open(&config, host).map(|(_, handle)| handle.engine())
     };
     std::thread::scope(|scope| {

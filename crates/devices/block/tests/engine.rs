@@ -83,7 +83,7 @@ impl Rig {
         let config = BlockConfig { on_io_error, limit, ..BlockConfig::new("root", "not looked at") };
         let told = failures.clone();
         let on_failure = Arc::new(move |f: &drystone_block::IoFailure| told.lock().unwrap().push(f.policy));
-        let host = Host { clock: Arc::new(SystemClock::new()), on_failure };
+        let host = Host { clock: Arc::new(SystemClock::new()), on_failure, group: None };
         let engine = Slow { control: control.clone(), held: Vec::new() };
         let (device, handle) = Block::with_engines(&config, 1 << 20, vec![Box::new(engine)], host).unwrap();
         let (memory, pump) = (ram(0x4_0000), Arc::new(Pump::default()));

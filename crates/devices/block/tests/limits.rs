@@ -2,8 +2,8 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use drystone_block::{Block, BlockConfig, Host};
-use drystone_bus::SystemClock;
-use drystone_limit::{LimitConfig, Rate};
+use drystone_bus::{ManualClock, SystemClock};
+use drystone_limit::{LimitConfig, LimitGroup, Rate};
 use drystone_runner::{Doorbells, Runner};
 use drystone_state::{Component, Persist};
 use drystone_testkit::block::{DiskMachine, FEATURES, FLUSH, IN};
@@ -23,7 +23,7 @@ fn slow(bandwidth: u64) -> DiskMachine {
 }
 
 fn host() -> Host {
-    Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|_| ()) }
+    Host { clock: Arc::new(SystemClock::new()), on_failure: Arc::new(|_| ()), group: None }
 }
 
 fn read(sector: u64) -> Vec<u8> {
@@ -151,4 +151,76 @@ fn a_disk_that_is_pulled_answers_everything_and_lets_its_file_go() {
     // The driver may start it again, or give it up.
     disk.start(FEATURES);
     assert_eq!((disk.read(0, 512), disk.port.status()), (Err(1), 0x0f));
+}
+
+/// Two disks of one group, of 10,240 bytes a second.
+fn pair() -> (LimitGroup, Arc<ManualClock>, DiskMachine, DiskMachine) {
+    let clock = Arc::new(ManualClock::default());
+    let group =
+        LimitGroup::new(LimitConfig { bandwidth: Rate::new(10_240), operations: None }, clock.clone());
+    let disk = || DiskMachine::in_group(&group, &clock, &CONTENT, |_| ());
+    let (one, other) = (disk(), disk());
+    (group, clock, one, other)
+}
+
+#[test]
+fn disks_of_a_group_share_its_limit_by_turns() {
+    let (_, clock, mut one, mut other) = pair();
+    assert!(one.read(0, 512).is_ok(), "the burst");
+    // The first has had something, and wants more; the second comes later, and is due.
+    let (more, first) =
+        (one.ask(&read(0), 512, 16, false).unwrap(), other.ask(&read(0), 512, 16, false).unwrap());
+    one.kick();
+    other.kick();
+    let look = |disk: &mut DiskMachine| {
+        disk.wake();
+        disk.ring.take().map(|(head, _)| head)
+    };
+    clock.advance(Duration::from_millis(50));
+    assert_eq!((look(&mut one), look(&mut other)), (None, Some(first.head)));
+    clock.advance(Duration::from_millis(50));
+    assert_eq!(look(&mut one), Some(more.head));
+    assert_eq!(
+        (one.handle.counters()[0].throttled.get(), other.handle.counters()[0].throttled.get()),
+        (1, 1)
+    );
+}
+
+#[test]
+fn a_disk_that_is_paused_reset_pulled_or_gone_holds_up_none_of_its_group() {
+    let (group, clock, mut one, mut other) = pair();
+    assert!(one.read(0, 512).is_ok(), "the burst");
+    let wait = |disk: &mut DiskMachine| {
+        let asked = disk.ask(&read(0), 512, 16, false).unwrap();
+        disk.kick();
+        disk.wake();
+        assert_eq!(disk.ring.take(), None);
+        asked
+    };
+    // One that is paused asks for nothing, and its pause does not stop the others' time.
+    wait(&mut one);
+    one.port.0.pause().unwrap();
+    let asked = wait(&mut other);
+    clock.advance(Duration::from_millis(50));
+    other.wake();
+    assert_eq!(other.ring.take().map(|(head, _)| head), Some(asked.head));
+    one.port.0.resume().unwrap();
+    one.start(FEATURES);
+    // A reset and a pull give up what waited.
+    let asked = wait(&mut one);
+    one.handle.pull();
+    one.wake();
+    let (_, written) = one.ring.take().unwrap();
+    assert_eq!(one.answer(asked, written).status, 1);
+    wait(&mut other);
+    other.start(FEATURES);
+    drop(one);
+    clock.advance(Duration::from_millis(50));
+    assert!(other.read(0, 512).is_ok(), "nobody is before it");
+    // Other limits hold at once for those that wait.
+    let asked = wait(&mut other);
+    group.configure(LimitConfig::default());
+    other.handle.look_again();
+    other.wake();
+    assert_eq!(other.ring.take().map(|(head, _)| head), Some(asked.head));
 }

@@ -15,7 +15,7 @@ use virtio_drivers::transport::pci::{PciTransport, virtio_device_type};
 fn disk(name: &str, sectors: u64) -> (Block<Ram>, NamedTempFile) {
     let image = NamedTempFile::new().unwrap();
     image.as_file().set_len(sectors * 512).unwrap();
-    let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()) };
+    let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()), group: None };
     let config = BlockConfig { queues: 3, engine: EngineKind::Sync, ..BlockConfig::new(name, image.path()) };
     (Block::open(&config, host).unwrap().0, image)
 }

@@ -89,7 +89,8 @@ impl Rig {
     fn new(engine: EngineKind, features: u64, patience: Duration) -> Self {
         let image = Arc::new(Gated::default());
         let config = BlockConfig { engine, ..BlockConfig::new("slow", "not looked at") };
-        let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()) };
+        let host =
+            Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()), group: None };
         let (device, handle) = Block::on_image(&config, image.clone(), host).unwrap();
         let (memory, pump) = (ram(0x4_0000), Arc::new(Pump::default()));
         let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };
@@ -212,7 +213,8 @@ fn what_writes_through_is_flushed_before_it_is_answered() {
 fn an_image_without_a_file_is_for_threads() {
     let make = |engine| {
         let config = BlockConfig { engine, ..BlockConfig::new("odd", "not looked at") };
-        let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()) };
+        let host =
+            Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()), group: None };
         Block::<Ram>::on_image(&config, Arc::new(Gated::default()), host).map(|(_, handle)| handle.engine())
     };
     assert_eq!(make(EngineKind::Auto).unwrap(), EngineKind::Threads);

@@ -256,7 +256,7 @@ fn a_disk_that_has_shrunk_is_not_what_was_saved() {
         image
     };
     let open = |image: &tempfile::NamedTempFile| {
-        let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()) };
+        let host = Host { clock: Arc::new(ManualClock::default()), on_failure: Arc::new(|_| ()), group: None };
         Block::<Ram>::open(&BlockConfig::new("root", image.path()), host).unwrap().0
     };
     let (large, small) = (disk(), disk());
