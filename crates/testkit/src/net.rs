@@ -270,6 +270,8 @@ impl NetMachine {
     pub fn move_away(&mut self) {
         self.port.0.pause().unwrap();
         let state = self.port.0.save().unwrap();
+        // As they were set while it ran.
+        (self.config.rx_limit, self.config.tx_limit) = self.handle.limits();
         let Self { config, offloads, memory, pump, edges, log, clock, .. } = &*self;
         let (backend, ports, end) = wire(config.pairs, *offloads).unwrap();
         let network: Network = (backend, ports, end);

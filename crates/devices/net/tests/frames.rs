@@ -198,3 +198,31 @@ fn a_flood_is_cut_into_turns() {
     }
     panic!("{got} of 1000 frames");
 }
+
+#[test]
+fn what_goes_back_to_the_ring_may_have_been_overtaken_by_what_is_malformed() {
+    // Room, and then what is none: that is answered at once, the room is kept for a frame.
+    let mut m = machine(SIMPLE);
+    assert!(m.add(0, &[], &[200]) && m.add(0, &[], &[5]));
+    m.run();
+    assert_eq!(m.take(0), Some(vec![]));
+    assert!(m.wire.send(0, &with_header(&frame(MAC, OTHER, 100, 1))));
+    m.run();
+    assert_eq!(m.received(0).unwrap().0.len(), FRAME_HEADER + 100);
+
+    // A frame that the network does not take yet, and then what is none.
+    let sent = |n: u32| frame(OTHER, MAC, 60, n as u8);
+    for n in 0..1024 {
+        m.send(0, &sent(n));
+        m.run();
+        assert!(m.take(1).is_some());
+    }
+    m.send(0, &sent(1024));
+    assert!(m.add(1, &[&[0; 5]], &[]));
+    m.run();
+    assert_eq!(m.log.take(), [] as [String; 0]);
+    (0..=1024).for_each(|n| {
+        m.run();
+        assert_eq!(m.wire.receive(0), Some(with_header(&sent(n))), "{n}");
+    });
+}

@@ -120,7 +120,7 @@ impl Rx {
         };
         while self.held.len() > keep {
             if let Some(held) = self.held.pop_back() {
-                ring.unpop(held.chain)?;
+                ring.put_back(held.chain)?;
             }
         }
         Ok((stop, failure))

@@ -128,11 +128,11 @@ impl Tx {
         ring: &mut RingRef<'_, M>,
     ) -> Result<(), Fault> {
         if let Some(chain) = self.gate.give_up(&end.shared.tx_limiter) {
-            ring.unpop(chain)?;
+            ring.put_back(chain)?;
         }
         for chain in rest.into_iter().rev() {
             end.shared.tx_limiter.refund(cost(&chain));
-            ring.unpop(chain)?;
+            ring.put_back(chain)?;
         }
         Ok(())
     }
@@ -241,7 +241,7 @@ impl Tx {
     /// A pause: what waits goes back to the ring.
     pub fn drain<M: Mem>(&mut self, end: &End, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
         if let Some(chain) = self.gate.give_up(&end.shared.tx_limiter) {
-            cx.ring(self.queue)?.unpop(chain)?;
+            cx.ring(self.queue)?.put_back(chain)?;
         }
         Ok(())
     }
