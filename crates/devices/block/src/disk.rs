@@ -29,7 +29,8 @@ pub(crate) const DIRECT: u32 = 1;
 pub struct RawDisk {
     /// `None` once they were closed.
     files: ArcSwapOption<Files>,
-    path: PathBuf,
+    /// Where it was opened here, and locked.
+    path: Option<PathBuf>,
     read_only: bool,
     /// What the host asks of I/O that leaves out its cache, if that is wanted.
     alignment: Option<Alignment>,
@@ -94,7 +95,11 @@ impl RawDisk {
         let mut rings = self.rings();
         let files = self.files.load();
         let files = files.as_deref().ok_or_else(pulled)?;
-        let buffered = open::again(&self.path, self.read_only, 0, &files.locked)?;
+        // What is locked is not given away; what the caller has opened has no lock of ours.
+        let buffered = match &self.path {
+            Some(path) => open::again(path, self.read_only, 0, &files.locked)?,
+            None => files.locked.try_clone()?,
+        };
         register(uring, &[buffered.as_raw_fd(), files.direct.as_ref().map_or(-1, AsRawFd::as_raw_fd)])?;
         rings.retain(|ring| ring.strong_count() > 0);
         rings.push(Arc::downgrade(uring));

@@ -30,7 +30,7 @@ impl RawDisk {
             None
         };
         let alignment = direct.as_ref().map(alignment);
-        let disk = Self::of(Some(Files { locked, direct }), path.clone(), *read_only, alignment);
+        let disk = Self::of(Some(Files { locked, direct }), Some(path.clone()), *read_only, alignment);
         if disk.size().map_err(|cause| fail("find its size", cause))? < SECTOR {
             let (id, path) = (id.clone(), path.clone());
             return Err(BlockError::NotADisk { id, path, what: "smaller than a sector of 512 bytes" });
@@ -38,12 +38,24 @@ impl RawDisk {
         Ok(disk)
     }
 
-    /// A disk whose file was closed already.
-    pub(crate) fn closed(read_only: bool) -> Self {
-        Self::of(None, PathBuf::new(), read_only, None)
+    /// A disk on a file that the caller has opened, and locked if that is to be: one that was handed over by somebody who may open what this
+    /// program may not. Nobody is kept out by it, but for a lock that the caller has taken: with io_uring the host may keep that for some
+    /// time after this process has ended.
+    pub fn on_file(file: File, read_only: bool) -> Self {
+        Self::of(Some(Files { locked: file, direct: None }), None, read_only, None)
     }
 
-    fn of(files: Option<Files>, path: PathBuf, read_only: bool, alignment: Option<Alignment>) -> Self {
+    /// A disk whose file was closed already.
+    pub(crate) fn closed(read_only: bool) -> Self {
+        Self::of(None, None, read_only, None)
+    }
+
+    fn of(
+        files: Option<Files>,
+        path: Option<PathBuf>,
+        read_only: bool,
+        alignment: Option<Alignment>,
+    ) -> Self {
         Self {
             files: ArcSwapOption::from_pointee(files),
             path,
