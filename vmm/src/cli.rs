@@ -8,14 +8,15 @@ mod machines;
 mod snapshots;
 mod time;
 
-use crate::config::ConfigError;
+use crate::config::{ConfigError, LimitSettings};
 use crate::control::{Action, DEFAULT_REMOVAL_TIME, DEFAULT_SHUTDOWN_TIME, Limited};
 use crate::monitor::Removal;
 use crate::registry::Registry;
 use crate::run::{self, ExitStatus, RunError};
 use args::{
-    Command, DiskAddArgs, DiskArgs, DiskCommand, DiskLimitArgs, DiskRemoveArgs, DiskResizeArgs, EventsArgs,
-    IdArgs, MetricsArgs, NmiArgs, RngArgs, RngCommand, RngLimitArgs, RunArgs, StopArgs,
+    Command, Direction, DiskAddArgs, DiskArgs, DiskCommand, DiskLimitArgs, DiskRemoveArgs, DiskResizeArgs,
+    EventsArgs, IdArgs, MetricsArgs, NetAddArgs, NetArgs, NetCommand, NetLimitArgs, NetRemoveArgs, NmiArgs,
+    RngArgs, RngCommand, RngLimitArgs, RunArgs, StopArgs,
 };
 use clap::error::ErrorKind;
 use machines::CommandError;
@@ -78,6 +79,26 @@ fn command(command: Command) -> ExitStatus {
             DiskCommand::Limit(DiskLimitArgs { id, disk, group, limit }) => {
                 let what = group.map(Limited::Group).unwrap_or(Limited::Disk(disk.unwrap_or_default()));
                 act(IdArgs { id: Some(id) }, Action::DiskLimit { what, limit: limit.into() })
+            }
+        },
+        Command::Net(NetArgs { command }) => match command {
+            NetCommand::Add(NetAddArgs { id, net }) => {
+                act(IdArgs { id: Some(id) }, Action::NetAdd(Box::new(net)))
+            }
+            NetCommand::Remove(NetRemoveArgs { id, net, surprise, timeout }) => {
+                let patience = timeout.map_or(DEFAULT_REMOVAL_TIME, |t| t.0);
+                let removal = if surprise { Removal::Surprise } else { Removal::Orderly { patience } };
+                act(IdArgs { id: Some(id) }, Action::NetRemove { net, removal })
+            }
+            NetCommand::Link(args) => {
+                let up = args.up();
+                act(IdArgs { id: Some(args.id) }, Action::NetLink { net: args.net, up })
+            }
+            NetCommand::Limit(NetLimitArgs { id, net, direction, limit }) => {
+                let limit = LimitSettings::from(limit);
+                let rx = (direction != Direction::Tx).then_some(limit);
+                let tx = (direction != Direction::Rx).then_some(limit);
+                act(IdArgs { id: Some(id) }, Action::NetLimit { net, rx, tx })
             }
         },
         Command::Rng(RngArgs { command: RngCommand::Limit(RngLimitArgs { id, limit }) }) => {

@@ -10,6 +10,7 @@ mod file;
 mod limit;
 mod limit_group;
 mod memory;
+mod net;
 mod pci;
 mod size;
 #[cfg(test)]
@@ -25,6 +26,8 @@ pub use disk::{DiskBacking, DiskConfig, DiskError, DiskFormat};
 pub use limit::LimitSettings;
 pub use limit_group::{LimitGroupConfig, LimitGroupError};
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
+pub(crate) use net::NUMBERED;
+pub use net::{NetConfig, NetConfigError};
 pub use pci::PciConfig;
 pub use size::{ByteSize, SizeError};
 pub use transport::Transport;
@@ -81,6 +84,9 @@ pub struct Config {
     /// Limits that disks share.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limit_group: Vec<LimitGroupConfig>,
+    /// Virtio network devices, in the order in which the guest finds them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub net: Vec<NetConfig>,
     /// Whether the guest has a virtio entropy device, which gives it the host's random bytes.
     pub rng: bool,
     /// What happens when the guest resets its machine.
@@ -149,6 +155,7 @@ impl Default for Config {
             console: ConsoleConfig::default(),
             disk: Vec::new(),
             limit_group: Vec::new(),
+            net: Vec::new(),
             rng: true,
             on_reset: Policy::Reset,
             on_triple_fault: Policy::Stop,
@@ -213,15 +220,22 @@ impl Config {
         }
         self.validate_limit_groups()?;
         self.validate_disks()?;
+        self.validate_nets()?;
+        self.validate_places()?;
         self.validate_memory()
     }
 
-    /// The same, in which every disk says its name, which then depends on no other disk.
+    /// The same, in which every disk and network device says its name and address, which then depend on nothing else.
     #[must_use]
     pub fn with_names(&self) -> Self {
         let mut config = self.clone();
         for (index, disk) in config.disk.iter_mut().enumerate() {
             disk.id = Some(disk.name(index));
+        }
+        let machine = config.id.clone().unwrap_or_default();
+        for (index, net) in config.net.iter_mut().enumerate() {
+            net.mac = Some(net.address(index, &machine));
+            net.id = Some(net.name(index));
         }
         config
     }
@@ -257,8 +271,31 @@ impl Config {
                 return bad(format!("two disks are called `{name}`"));
             }
         }
-        let transports = self.disk.iter().map(|disk| disk.transport.unwrap_or(self.transport));
-        let all: Vec<_> = transports.chain(self.rng.then_some(self.transport)).collect();
+        Ok(())
+    }
+
+    fn validate_nets(&self) -> Result<(), ConfigError> {
+        let bad = |what: String| Err(ConfigError::Value { field: "net", what });
+        let mut names = std::collections::BTreeSet::new();
+        for (index, net) in self.net.iter().enumerate() {
+            let name = net.name(index);
+            if let Err(what) = net.device(index, "") {
+                return bad(format!("`{name}`: {what}"));
+            }
+            if !names.insert(name.clone()) {
+                return bad(format!("two network devices are called `{name}`"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there is a place for every device.
+    fn validate_places(&self) -> Result<(), ConfigError> {
+        let bad = |what: String| Err(ConfigError::Value { field: "disk", what });
+        let disks = self.disk.iter().map(|disk| disk.transport);
+        let nets = self.net.iter().map(|net| net.transport);
+        let own = disks.chain(nets).map(|transport| transport.unwrap_or(self.transport));
+        let all: Vec<_> = own.chain(self.rng.then_some(self.transport)).collect();
         let places = [
             (Transport::Mmio, "interrupt lines", crate::machine::MAX_MMIO_DEVICES),
             (Transport::Pci, "PCI slots", MAX_PCI_DEVICES),

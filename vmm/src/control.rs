@@ -6,7 +6,7 @@
 //! | `GET /v1/vm` | [`Info`] |
 //! | `GET /v1/vm/metrics` | counters and state of its devices, by name |
 //! | `GET /v1/vm/events` | what has happened; with `?follow=true` also what happens from now on |
-//! | `PUT /v1/vm/pause`, `resume`, `power`, `ctrl-alt-del`, `nmi`, `reset`, `stop`, `disk-add`, `disk-remove`, `disk-resize`, `disk-limit`, `rng-limit` | an [`Action`]; the answer is the [`Info`] afterwards |
+//! | `PUT /v1/vm/pause`, `resume`, `power`, `ctrl-alt-del`, `nmi`, `reset`, `stop`, `disk-add`, `disk-remove`, `disk-resize`, `disk-limit`, `net-add`, `net-remove`, `net-link`, `net-limit`, `rng-limit` | an [`Action`]; the answer is the [`Info`] afterwards |
 //!
 //! Bodies are JSON. An error is `{"error": "…"}` with the status that fits; a request that is no HTTP gets a status
 //! alone. [`Limits`] bound what a peer can take up.

@@ -4,10 +4,12 @@ mod board;
 mod controls;
 mod cpu;
 mod cpuid;
+mod device_id;
 mod devices;
 mod groups;
 mod handles;
 mod image;
+mod network;
 mod payload;
 mod pci;
 mod plug;
@@ -35,6 +37,7 @@ use image::BootImage;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+pub use device_id::DeviceId;
 pub use devices::Console;
 pub use handles::{HandleError, Handles};
 pub use payload::Booted;
@@ -86,8 +89,11 @@ pub enum MachineError {
     #[error(transparent)]
     VirtioPci(#[from] drystone_virtio::PciError),
     /// Only PCI has hot plug.
-    #[error("disk `{0}`: on virtio-mmio nothing can be added to a machine that runs")]
-    ColdTransport(String),
+    #[error("{0}: on virtio-mmio nothing can be added to a machine that runs")]
+    ColdTransport(DeviceId),
+    /// A name that is taken.
+    #[error("{0}: there is one of that name{which}", which = if *.1 { ", which was pulled and which the guest has not let go of" } else { "" })]
+    Taken(DeviceId, bool),
     #[error(transparent)]
     Serial(#[from] drystone_chipset::SerialError),
     /// A disk's settings.
@@ -108,6 +114,16 @@ pub enum MachineError {
     },
     #[error(transparent)]
     Block(#[from] drystone_block::BlockError),
+    /// A network device's settings, or the host's network.
+    #[error("network device `{name}`: {what}")]
+    Net {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        what: String,
+    },
+    #[error(transparent)]
+    NetDevice(#[from] drystone_net::NetError),
     #[error(transparent)]
     Rng(#[from] drystone_rng::RngError),
     #[error(transparent)]

@@ -6,8 +6,8 @@ mod shutdown;
 mod snapshot;
 mod unplug;
 
-use crate::config::DiskConfig;
-use crate::machine::{Machine, MachineError, UnplugError};
+use crate::config::{DiskConfig, NetConfig};
+use crate::machine::{DeviceId, Machine, MachineError, UnplugError};
 use crate::snapshot::{Current, SnapshotError, SnapshotRequest};
 use drystone_chipset::KeyboardError;
 use drystone_hypervisor::RunError;
@@ -38,9 +38,11 @@ pub enum Request {
     Snapshot(SnapshotRequest),
     /// A disk more.
     AddDisk(Box<DiskConfig>),
-    /// A disk less. The answer comes when it is gone, or when the guest has not let go of it in time; other requests are
+    /// A network device more.
+    AddNet(Box<NetConfig>),
+    /// A device less. The answer comes when it is gone, or when the guest has not let go of it in time; other requests are
     /// followed meanwhile.
-    RemoveDisk(String, Removal),
+    Remove(DeviceId, Removal),
 }
 
 /// How a device is taken from a guest.
@@ -82,15 +84,15 @@ pub enum RequestError {
     /// It was not written down, and goes on as it was.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
-    /// The disk cannot be made or has no place.
+    /// The device cannot be made or has no place.
     #[error(transparent)]
     Plug(Box<MachineError>),
-    /// There is no such disk to be removed.
+    /// There is no such device to be removed.
     #[error(transparent)]
     Unplug(#[from] UnplugError),
-    /// The guest has not let go of the disk. It is still there.
-    #[error("the guest has not let go of disk `{0}` in time: ask again, or remove it by surprise")]
-    Overdue(String),
+    /// The guest has not let go of the device. It is still there.
+    #[error("the guest has not let go of {0} in time: ask again, or remove it by surprise")]
+    Overdue(DeviceId),
     /// Somebody reset the machine that was to shut down.
     #[error("the machine was reset instead")]
     Superseded,
@@ -254,7 +256,7 @@ impl Monitor {
             Message::Vcpu(_) => {}
             Message::HotPlug => self.unplugged(),
             Message::Request(Request::Shutdown(time), answer) => self.shut_down(time, answer),
-            Message::Request(Request::RemoveDisk(name, how), answer) => self.remove_disk(name, how, answer),
+            Message::Request(Request::Remove(device, how), answer) => self.remove(device, how, answer),
             Message::Request(request, answer) => {
                 let done = self.follow(request);
                 // Whoever asked may have gone away meanwhile.

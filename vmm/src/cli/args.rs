@@ -1,14 +1,16 @@
 mod images;
+mod net;
 mod snapshots;
 
 pub(super) use images::{DiskCreateArgs, DiskInfoArgs, Made};
+pub(super) use net::{Direction, NetAddArgs, NetArgs, NetCommand, NetLimitArgs, NetRemoveArgs};
 pub(super) use snapshots::{RestoreArgs, SnapshotArgs};
 
 use super::time::Time;
 use crate::config::{
     Affinity, BootProtocol, ByteSize, Config, ConfigError, ConsoleConfig, CpuConfig, CpusConfig, DiskConfig,
-    HugePages, LimitGroupConfig, LimitSettings, MAX_CPUS, MemoryBacking, ModelChoice, PanicPolicy, Policy,
-    ShutdownSignal, Transport,
+    HugePages, LimitGroupConfig, LimitSettings, MAX_CPUS, MemoryBacking, ModelChoice, NetConfig, PanicPolicy,
+    Policy, ShutdownSignal, Transport,
 };
 use crate::log::Level;
 use crate::registry::VmId;
@@ -115,6 +117,8 @@ pub(super) enum Command {
     Restore(RestoreArgs),
     /// Make image files and look at them, and change a machine's disks while its guest runs
     Disk(DiskArgs),
+    /// Change a machine's network devices while its guest runs
+    Net(NetArgs),
     /// Change a machine's entropy device while its guest runs
     Rng(RngArgs),
     /// End a machine at once, as if the plug were pulled, or gracefully, and wait until it is gone
@@ -390,6 +394,9 @@ pub(super) struct RunArgs {
     /// A limit that the disks share that name it with limit_group=NAME, for example shared,bandwidth=100M,operations=2000; may be given more than once, and then replaces those of the file
     #[arg(long, value_name = "NAME[,SETTING=VALUE]…")]
     pub limit_group: Vec<LimitGroupConfig>,
+    /// A virtio network device, for example tap=vm0,queues=4 or tap,bridge=br0,mtu=9000; may be given more than once, and then replaces those of the file
+    #[arg(long, value_name = "NETWORK[,SETTING=VALUE]…")]
+    pub net: Vec<NetConfig>,
     /// Give the guest random bytes of the host's: true or false [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub rng: Option<bool>,
@@ -506,6 +513,7 @@ impl RunArgs {
         set(&mut config.console, &self.console);
         set(&mut config.disk, &Some(self.disk.clone()).filter(|d| !d.is_empty()));
         set(&mut config.limit_group, &Some(self.limit_group.clone()).filter(|g| !g.is_empty()));
+        set(&mut config.net, &Some(self.net.clone()).filter(|n| !n.is_empty()));
         set(&mut config.rng, &self.rng);
         set(&mut config.on_reset, &self.on_reset);
         set(&mut config.on_triple_fault, &self.on_triple_fault);

@@ -72,9 +72,11 @@ fn tell(socket: &Path, wait: mpsc::Receiver<()>) {
 pub(super) fn restore(args: &RestoreArgs) -> ExitStatus {
     match Restore::prepare(&args.config()) {
         Ok(restore) => ended(run::restore(restore)),
-        Err(e @ (RestoreConfigError::NoDisk { .. } | RestoreConfigError::Config(_))) => {
-            ExitStatus { code: ExitStatus::USAGE, message: Some(e.to_string()) }
-        }
+        Err(
+            e @ (RestoreConfigError::NoDisk { .. }
+            | RestoreConfigError::NoNet { .. }
+            | RestoreConfigError::Config(_)),
+        ) => ExitStatus { code: ExitStatus::USAGE, message: Some(e.to_string()) },
         Err(e) => ExitStatus::error(e),
     }
 }

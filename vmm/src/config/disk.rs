@@ -236,15 +236,15 @@ const POLICIES: [(&str, OnIoError); 4] = [
     ("stop", OnIoError::Stop),
 ];
 
-fn parse<T: FromStr<Err: ToString>>(value: Option<&str>) -> Result<T, String> {
+pub(super) fn parse<T: FromStr<Err: ToString>>(value: Option<&str>) -> Result<T, String> {
     value.ok_or("needs a value")?.parse().map_err(|e: T::Err| e.to_string())
 }
 
-fn flag(value: Option<&str>) -> Result<bool, String> {
+pub(super) fn flag(value: Option<&str>) -> Result<bool, String> {
     value.map_or(Ok(true), |v| v.parse().map_err(|_| "use true or false".into()))
 }
 
-fn choose<T: Copy>(value: Option<&str>, all: &[(&str, T)]) -> Result<T, String> {
+pub(super) fn choose<T: Copy>(value: Option<&str>, all: &[(&str, T)]) -> Result<T, String> {
     let chosen = all.iter().find(|(name, _)| Some(*name) == value);
     chosen.map(|(_, one)| *one).ok_or_else(|| {
         let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();

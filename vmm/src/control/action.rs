@@ -1,5 +1,5 @@
 use super::Verb;
-use crate::config::{ByteSize, DiskConfig, LimitSettings};
+use crate::config::{ByteSize, DiskConfig, LimitSettings, NetConfig};
 use crate::monitor::Removal;
 use crate::snapshot::{SnapshotRequest, Then};
 use serde::de::DeserializeOwned;
@@ -64,6 +64,31 @@ pub enum Action {
         what: Limited,
         /// What is not in here is not limited.
         limit: LimitSettings,
+    },
+    /// Add a network device.
+    NetAdd(Box<NetConfig>),
+    /// Take a network device away.
+    NetRemove {
+        /// The device's name.
+        net: String,
+        /// How.
+        removal: Removal,
+    },
+    /// Plug a network device's cable in, or pull it.
+    NetLink {
+        /// The device's name.
+        net: String,
+        /// In.
+        up: bool,
+    },
+    /// Limit a network device from now on, for what its guest receives, for what it sends, or both.
+    NetLimit {
+        /// The device's name.
+        net: String,
+        /// What is not in here is not limited; `None` leaves it as it is.
+        rx: Option<LimitSettings>,
+        /// The same for what it sends.
+        tx: Option<LimitSettings>,
     },
     /// Limit the entropy device from now on. What is not in here is not limited.
     RngLimit(LimitSettings),
@@ -149,6 +174,33 @@ struct DiskLimitOptions {
     limit: LimitSettings,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetRemoveOptions {
+    net: String,
+    #[serde(default)]
+    mode: RemovalMode,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetLinkOptions {
+    net: String,
+    up: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetLimitOptions {
+    net: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rx: Option<LimitSettings>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tx: Option<LimitSettings>,
+}
+
 #[derive(Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum StopMode {
@@ -188,6 +240,13 @@ impl Action {
                 };
                 limit.limits().map(|_| Self::DiskLimit { what, limit })
             }
+            Verb::NetAdd => net_add(options(body)?),
+            Verb::NetRemove => {
+                let NetRemoveOptions { net, mode, timeout_ms } = options(body)?;
+                removal(mode, timeout_ms).map(|removal| Self::NetRemove { net, removal })
+            }
+            Verb::NetLink => options(body).map(|NetLinkOptions { net, up }| Self::NetLink { net, up }),
+            Verb::NetLimit => net_limit(options(body)?),
             Verb::RngLimit => {
                 let limit: LimitSettings = options(body)?;
                 limit.limits().map(|_| Self::RngLimit(limit))
@@ -211,6 +270,10 @@ impl Action {
             Self::DiskRemove { .. } => Verb::DiskRemove,
             Self::DiskResize { .. } => Verb::DiskResize,
             Self::DiskLimit { .. } => Verb::DiskLimit,
+            Self::NetAdd(_) => Verb::NetAdd,
+            Self::NetRemove { .. } => Verb::NetRemove,
+            Self::NetLink { .. } => Verb::NetLink,
+            Self::NetLimit { .. } => Verb::NetLimit,
             Self::RngLimit(_) => Verb::RngLimit,
         }
     }
@@ -224,7 +287,8 @@ impl Action {
     pub fn patience(&self) -> Option<Duration> {
         match self {
             Self::StopGracefully { timeout } => Some(*timeout),
-            Self::DiskRemove { removal: Removal::Orderly { patience }, .. } => Some(*patience),
+            Self::DiskRemove { removal: Removal::Orderly { patience }, .. }
+            | Self::NetRemove { removal: Removal::Orderly { patience }, .. } => Some(*patience),
             _ => None,
         }
     }
@@ -237,14 +301,20 @@ impl Action {
     /// The body that says its options.
     pub fn body(&self) -> Vec<u8> {
         let millis = |time: Duration| Some(time.as_millis().try_into().unwrap_or(u64::MAX));
+        let told = |removal| match removal {
+            Removal::Orderly { patience } => (RemovalMode::Orderly, millis(patience)),
+            Removal::Surprise => (RemovalMode::Surprise, None),
+        };
         let json = match self.clone() {
             Self::DiskAdd(disk) => serde_json::to_vec(&disk),
             Self::DiskRemove { disk, removal } => {
-                let (mode, timeout_ms) = match removal {
-                    Removal::Orderly { patience } => (RemovalMode::Orderly, millis(patience)),
-                    Removal::Surprise => (RemovalMode::Surprise, None),
-                };
+                let (mode, timeout_ms) = told(removal);
                 serde_json::to_vec(&DiskRemoveOptions { disk, mode, timeout_ms })
+            }
+            Self::NetAdd(net) => serde_json::to_vec(&net),
+            Self::NetRemove { net, removal } => {
+                let (mode, timeout_ms) = told(removal);
+                serde_json::to_vec(&NetRemoveOptions { net, mode, timeout_ms })
             }
             Self::DiskResize { disk, size } => serde_json::to_vec(&DiskResizeOptions { disk, size }),
             Self::DiskLimit { what, limit } => {
@@ -254,6 +324,8 @@ impl Action {
                 };
                 serde_json::to_vec(&DiskLimitOptions { disk, group, limit })
             }
+            Self::NetLink { net, up } => serde_json::to_vec(&NetLinkOptions { net, up }),
+            Self::NetLimit { net, rx, tx } => serde_json::to_vec(&NetLimitOptions { net, rx, tx }),
             Self::RngLimit(limit) => serde_json::to_vec(&limit),
             Self::Snapshot(SnapshotRequest { dir, memory_dir, then }) => {
                 serde_json::to_vec(&SnapshotOptions { dir, memory_dir, then })
@@ -301,25 +373,42 @@ fn stop(options: StopOptions) -> Result<Action, String> {
     }
 }
 
+fn net_limit(options: NetLimitOptions) -> Result<Action, String> {
+    let NetLimitOptions { net, rx, tx } = options;
+    if rx.is_none() && tx.is_none() {
+        return Err("say rx, tx, or both".into());
+    }
+    for (which, limit) in [("rx", &rx), ("tx", &tx)] {
+        limit.unwrap_or_default().limits().map_err(|what| format!("{which}: {what}"))?;
+    }
+    Ok(Action::NetLimit { net, rx, tx })
+}
+
 fn disk_add(disk: DiskConfig) -> Result<Action, String> {
     // It is checked again, with the others, when it is made.
     disk.block(0).map(|_| Action::DiskAdd(Box::new(disk)))
 }
 
+fn net_add(net: NetConfig) -> Result<Action, String> {
+    // It is checked again, with the others, when it is made.
+    net.device(0, "").map(|_| Action::NetAdd(Box::new(net)))
+}
+
 fn disk_remove(options: DiskRemoveOptions) -> Result<Action, String> {
     let DiskRemoveOptions { disk, mode, timeout_ms } = options;
+    removal(mode, timeout_ms).map(|removal| Action::DiskRemove { disk, removal })
+}
+
+fn removal(mode: RemovalMode, timeout_ms: Option<u64>) -> Result<Removal, String> {
     let patience = timeout_ms.map_or(DEFAULT_REMOVAL_TIME, Duration::from_millis);
-    let removal = match mode {
+    match mode {
         RemovalMode::Orderly if patience > MAX_SHUTDOWN_TIME => {
-            return Err(format!("timeout_ms may be at most {}", MAX_SHUTDOWN_TIME.as_millis()));
+            Err(format!("timeout_ms may be at most {}", MAX_SHUTDOWN_TIME.as_millis()))
         }
-        RemovalMode::Orderly => Removal::Orderly { patience },
-        RemovalMode::Surprise if timeout_ms.is_some() => {
-            return Err("timeout_ms is for mode \"orderly\"".into());
-        }
-        RemovalMode::Surprise => Removal::Surprise,
-    };
-    Ok(Action::DiskRemove { disk, removal })
+        RemovalMode::Orderly => Ok(Removal::Orderly { patience }),
+        RemovalMode::Surprise if timeout_ms.is_some() => Err("timeout_ms is for mode \"orderly\"".into()),
+        RemovalMode::Surprise => Ok(Removal::Surprise),
+    }
 }
 
 #[cfg(test)]
@@ -354,6 +443,12 @@ mod tests {
             Action::DiskResize { disk: "root".into(), size: Some(ByteSize(3 << 9)) },
             Action::DiskLimit { what: Limited::Disk("root".into()), limit },
             Action::DiskLimit { what: Limited::Group("shared".into()), limit },
+            Action::NetAdd(Box::new("tap=vm0,id=a,queues=2".parse().unwrap())),
+            Action::NetRemove { net: "a".into(), removal: Removal::Surprise },
+            Action::NetRemove { net: "a".into(), removal: Removal::Orderly { patience: timeout } },
+            Action::NetLink { net: "net0".into(), up: false },
+            Action::NetLimit { net: "net0".into(), rx: Some(limit), tx: None },
+            Action::NetLimit { net: "net0".into(), rx: Some(LimitSettings::default()), tx: Some(limit) },
             Action::RngLimit(LimitSettings::default()),
             Action::RngLimit(limit),
         ] {
@@ -391,6 +486,12 @@ mod tests {
         for body in [r#"{"limit":{}}"#, r#"{"disk":"a","group":"b"}"#] {
             assert!(refused(Verb::DiskLimit, body).contains("either a disk or a group"));
         }
+        assert!(refused(Verb::NetAdd, "").contains("no network"));
+        assert!(refused(Verb::NetRemove, r#"{"net":"a","mode":"rudely"}"#).contains("rudely"));
+        assert!(refused(Verb::NetLink, r#"{"net":"a"}"#).contains("up"));
+        assert!(refused(Verb::NetLimit, r#"{"net":"a"}"#).contains("rx, tx, or both"));
+        let zero = r#"{"net":"a","tx":{"bandwidth":0}}"#;
+        assert!(refused(Verb::NetLimit, zero).contains("tx: bandwidth 0"));
         assert!(refused(Verb::RngLimit, r#"{"operations_burst":1}"#).contains("without operations"));
         let waits = Action::parse(Verb::Stop, br#"{"mode":"graceful"}"#).unwrap();
         assert_eq!(waits, Action::StopGracefully { timeout: Duration::from_secs(30) });

@@ -88,7 +88,8 @@ impl Verbs for Stub {
             Action::Resume => *self.state.lock().unwrap() = Some(VmState::Running),
             Action::CtrlAltDel | Action::Nmi { .. } => {}
             Action::DiskAdd(_) | Action::DiskRemove { .. } => {}
-            Action::RngLimit(_) => {}
+            Action::NetAdd(_) | Action::NetRemove { .. } => {}
+            Action::NetLink { .. } | Action::NetLimit { .. } | Action::RngLimit(_) => {}
             Action::DiskResize { .. } | Action::DiskLimit { .. } => {}
         }
         Ok(self.info())

@@ -33,13 +33,21 @@ pub enum Verb {
     DiskResize,
     /// Limit a disk.
     DiskLimit,
+    /// Add a network device.
+    NetAdd,
+    /// Take a network device away.
+    NetRemove,
+    /// Plug a network device's cable in, or pull it.
+    NetLink,
+    /// Limit a network device.
+    NetLimit,
     /// Limit the entropy device.
     RngLimit,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::Pause,
         Self::Resume,
         Self::Power,
@@ -53,6 +61,10 @@ impl Verb {
         Self::DiskRemove,
         Self::DiskResize,
         Self::DiskLimit,
+        Self::NetAdd,
+        Self::NetRemove,
+        Self::NetLink,
+        Self::NetLimit,
         Self::RngLimit,
     ];
 
@@ -72,6 +84,10 @@ impl Verb {
             Self::DiskRemove => "disk-remove",
             Self::DiskResize => "disk-resize",
             Self::DiskLimit => "disk-limit",
+            Self::NetAdd => "net-add",
+            Self::NetRemove => "net-remove",
+            Self::NetLink => "net-link",
+            Self::NetLimit => "net-limit",
             Self::RngLimit => "rng-limit",
         }
     }

@@ -75,6 +75,18 @@ words! {
         DiskRemoved = "disk_removed",
         /// The guest was told that a disk has another size.
         DiskResized = "disk_resized",
+        /// The guest has one network device more.
+        NetAdded = "net_added",
+        /// The guest was asked to let go of a network device.
+        NetRequested = "net_requested",
+        /// It has not in time, and has the device still.
+        NetRequestTimeout = "net_request_timeout",
+        /// A network device was pulled: it is on no network until the guest lets go of it.
+        NetPulled = "net_pulled",
+        /// The guest has one network device less.
+        NetRemoved = "net_removed",
+        /// A network device's cable was plugged in, or pulled.
+        NetLink = "net_link",
         /// A device has other limits.
         Limited = "limited",
         /// A part failed.

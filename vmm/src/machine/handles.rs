@@ -1,9 +1,13 @@
+use super::DeviceId;
 use super::groups::Groups;
-use super::virtio::{RNG, block_name};
+use super::network::Network;
+use super::virtio::RNG;
 use drystone_block::{BlockHandle, GrowError, ResizeError};
 use drystone_limit::LimitConfig;
+use drystone_net::NetHandle;
 use drystone_observe::{Observe, Visitor};
 use drystone_rng::RngHandle;
+use drystone_virtio::PostError;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,14 +16,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(super) enum DeviceHandle {
     Disk(BlockHandle),
     Rng(RngHandle),
+    Net(NetHandle, Network),
 }
 
 impl DeviceHandle {
-    /// The limits that hold now.
-    pub(super) fn limit(&self) -> LimitConfig {
+    /// The limits that hold now, by what they are called.
+    pub(super) fn limits(&self) -> Vec<(&'static str, LimitConfig)> {
         match self {
-            Self::Disk(disk) => disk.limit(),
-            Self::Rng(rng) => rng.limit(),
+            Self::Disk(disk) => vec![("limit", disk.limit())],
+            Self::Rng(rng) => vec![("limit", rng.limit())],
+            Self::Net(net, _) => {
+                let (rx, tx) = net.limits();
+                vec![("rx_limit", rx), ("tx_limit", tx)]
+            }
         }
     }
 }
@@ -29,6 +38,10 @@ impl Observe for DeviceHandle {
         match self {
             Self::Disk(disk) => disk.observe(to),
             Self::Rng(rng) => rng.observe(to),
+            Self::Net(net, network) => {
+                network.observe(to);
+                net.observe(to);
+            }
         }
     }
 }
@@ -51,6 +64,17 @@ pub enum HandleError {
     /// No such limit group.
     #[error("there is no limit group `{0}`")]
     NoGroup(String),
+    /// No such network device.
+    #[error("there is no network device `{0}`")]
+    NoNet(String),
+    /// A device is told too much at once.
+    #[error("network device `{name}`: {cause}")]
+    Post {
+        /// The device.
+        name: String,
+        /// Why it was not told.
+        cause: PostError,
+    },
     /// The machine was made without.
     #[error("there is no entropy device")]
     NoRng,
@@ -89,21 +113,27 @@ impl Handles {
     }
 
     fn disk(&self, name: &str) -> Result<BlockHandle, HandleError> {
-        match self.lock().get(&block_name(name)) {
+        match self.lock().get(&DeviceId::Disk(name.into()).part()) {
             Some(DeviceHandle::Disk(disk)) => Ok(disk.clone()),
             _ => Err(HandleError::NoDisk(name.into())),
         }
     }
 
-    /// Whether the disk was pulled.
-    pub(super) fn is_pulled(&self, disk: &str) -> bool {
-        self.disk(disk).is_ok_and(|disk| disk.is_pulled())
+    /// Whether the device was pulled.
+    pub(super) fn is_pulled(&self, device: &DeviceId) -> bool {
+        match self.lock().get(&device.part()) {
+            Some(DeviceHandle::Disk(disk)) => disk.is_pulled(),
+            Some(DeviceHandle::Net(net, _)) => net.is_pulled(),
+            _ => false,
+        }
     }
 
-    /// Cuts a disk off from its file.
-    pub(super) fn pull_disk(&self, name: &str) {
-        if let Ok(disk) = self.disk(name) {
-            disk.pull();
+    /// Cuts a device off from what it has of the host.
+    pub(super) fn pull(&self, device: &DeviceId) {
+        match self.lock().get(&device.part()) {
+            Some(DeviceHandle::Disk(disk)) => disk.pull(),
+            Some(DeviceHandle::Net(net, _)) => net.pull(),
+            _ => {}
         }
     }
 
@@ -141,6 +171,38 @@ impl Handles {
                 disk.look_again();
             }
         }
+        Ok(())
+    }
+
+    fn net(&self, name: &str) -> Result<NetHandle, HandleError> {
+        match self.lock().get(&DeviceId::Net(name.into()).part()) {
+            Some(DeviceHandle::Net(net, _)) => Ok(net.clone()),
+            _ => Err(HandleError::NoNet(name.into())),
+        }
+    }
+
+    /// Plugs a network device's cable in, or pulls it.
+    ///
+    /// # Errors
+    /// [`HandleError::NoNet`], [`HandleError::Post`].
+    pub fn link_net(&self, name: &str, up: bool) -> Result<(), HandleError> {
+        let posted = self.net(name)?.set_link(up);
+        posted.map_err(|cause| HandleError::Post { name: name.into(), cause })
+    }
+
+    /// Other limits for a network device from now on, for what its guest receives and for what it sends; those that are absent stay.
+    ///
+    /// # Errors
+    /// [`HandleError::NoNet`].
+    pub fn limit_net(
+        &self,
+        name: &str,
+        rx: Option<LimitConfig>,
+        tx: Option<LimitConfig>,
+    ) -> Result<(), HandleError> {
+        let net = self.net(name)?;
+        let (old_rx, old_tx) = net.limits();
+        net.set_limits(rx.unwrap_or(old_rx), tx.unwrap_or(old_tx));
         Ok(())
     }
 

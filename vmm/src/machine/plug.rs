@@ -1,36 +1,36 @@
-//! Disks that come and go while the guest runs.
+//! Devices that come and go while the guest runs.
 
-use super::{Machine, MachineError};
-use crate::config::{DiskConfig, Transport};
+use super::{DeviceId, Machine, MachineError};
+use crate::config::{DiskConfig, NetConfig, Transport};
 use drystone_pci::{EjectError, HotPlugEvent};
 use std::time::Duration;
 
-/// Why a disk does not go.
+/// Why a device does not go.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnplugError {
     /// There is none of that name.
-    #[error("there is no disk `{0}`")]
-    NoDisk(String),
+    #[error("there is no {0}")]
+    NoDevice(DeviceId),
     /// Only what is on PCI can be removed.
-    #[error("disk `{0}` is on virtio-mmio, from which nothing can be removed")]
-    NotOnPci(String),
+    #[error("{0} is on virtio-mmio, from which nothing can be removed")]
+    NotOnPci(DeviceId),
     /// The guest was asked already.
-    #[error("disk `{name}`: {cause}")]
+    #[error("{device}: {cause}")]
     Eject {
-        /// Its name.
-        name: String,
+        /// The device.
+        device: DeviceId,
         /// Why not.
         cause: EjectError,
     },
 }
 
-/// What became of a disk that the guest was to let go of.
+/// What became of a device that the guest was to let go of.
 pub(crate) enum Unplugged {
     /// It is gone. `requested`: and the guest had been asked for it.
-    Gone { name: String, requested: bool },
+    Gone { device: DeviceId, requested: bool },
     /// The guest has not let go of it in time.
-    Overdue { name: String },
+    Overdue { device: DeviceId },
 }
 
 impl Machine {
@@ -42,34 +42,46 @@ impl Machine {
         Ok((name, slot))
     }
 
-    /// Asks the guest to let go of a disk within `patience`. What comes of it is told by [`unplugged`](Self::unplugged).
-    pub(crate) fn ask_for_disk(&self, name: &str, patience: Duration) -> Result<(), UnplugError> {
-        let slot = self.slot_of_disk(name)?;
-        let hot_plug = self.devices.pci.hot_plug();
-        hot_plug.request(slot, patience).map_err(|cause| UnplugError::Eject { name: name.into(), cause })
+    /// Adds a network device and tells the guest. Gives its name and its PCI slot.
+    pub(crate) fn plug_net(&mut self, net: &NetConfig) -> Result<(String, u8), MachineError> {
+        let machine = self.config.id.as_deref().unwrap_or_default();
+        let (name, mac, slot) = self.virtio.plug_net(net, machine, &mut self.orchestrator)?;
+        let (id, mac, transport) = (Some(name.clone()), Some(mac), Some(Transport::Pci));
+        self.config.net.push(NetConfig { id, mac, transport, ..net.clone() });
+        Ok((name, slot))
     }
 
-    /// Takes a disk away whatever the guest is doing with it. It fails from now on, and stays in its slot as that until the guest
+    /// Asks the guest to let go of a device within `patience`. What comes of it is told by [`unplugged`](Self::unplugged).
+    pub(crate) fn ask_for(&self, device: &DeviceId, patience: Duration) -> Result<(), UnplugError> {
+        let slot = self.slot_of(device)?;
+        let hot_plug = self.devices.pci.hot_plug();
+        hot_plug.request(slot, patience).map_err(|cause| UnplugError::Eject { device: device.clone(), cause })
+    }
+
+    /// Takes a device away whatever the guest is doing with it. It fails from now on, and stays in its slot as that until the guest
     /// has let go of it, as is told by [`unplugged`](Self::unplugged).
-    pub(crate) fn pull_disk(&self, name: &str) -> Result<(), UnplugError> {
-        let slot = self.slot_of_disk(name)?;
-        self.virtio.handles().pull_disk(name);
+    pub(crate) fn pull(&self, device: &DeviceId) -> Result<(), UnplugError> {
+        let slot = self.slot_of(device)?;
+        self.virtio.handles().pull(device);
         let hot_plug = self.devices.pci.hot_plug();
-        hot_plug.pull(slot).map_err(|cause| UnplugError::Eject { name: name.into(), cause })
+        hot_plug.pull(slot).map_err(|cause| UnplugError::Eject { device: device.clone(), cause })
     }
 
-    fn forget(&mut self, slot: u8) -> Option<String> {
-        let name = self.virtio.unplugged(slot, &mut self.orchestrator)?;
-        self.config.disk.retain(|disk| disk.id.as_ref() != Some(&name));
-        Some(name)
+    fn forget(&mut self, slot: u8) -> Option<DeviceId> {
+        let device = self.virtio.unplugged(slot, &mut self.orchestrator)?;
+        match &device {
+            DeviceId::Disk(name) => self.config.disk.retain(|disk| disk.id.as_ref() != Some(name)),
+            DeviceId::Net(name) => self.config.net.retain(|net| net.id.as_ref() != Some(name)),
+        }
+        Some(device)
     }
 
-    fn slot_of_disk(&self, name: &str) -> Result<u8, UnplugError> {
-        let slot = self.virtio.slot_of_disk(name).ok_or_else(|| UnplugError::NoDisk(name.into()))?;
-        slot.ok_or_else(|| UnplugError::NotOnPci(name.into()))
+    fn slot_of(&self, device: &DeviceId) -> Result<u8, UnplugError> {
+        let slot = self.virtio.slot_of(device).ok_or_else(|| UnplugError::NoDevice(device.clone()))?;
+        slot.ok_or_else(|| UnplugError::NotOnPci(device.clone()))
     }
 
-    /// What has become of disks since the last call.
+    /// What has become of devices since the last call.
     pub(crate) fn unplugged(&mut self) -> Vec<Unplugged> {
         let events = self.devices.pci.hot_plug().take();
         if !events.is_empty() {
@@ -80,12 +92,12 @@ impl Machine {
             match event {
                 HotPlugEvent::Ejected { slot, function, requested } => {
                     drop(function);
-                    let name = self.forget(slot);
-                    unplugged.extend(name.map(|name| Unplugged::Gone { name, requested }));
+                    let device = self.forget(slot);
+                    unplugged.extend(device.map(|device| Unplugged::Gone { device, requested }));
                 }
                 HotPlugEvent::Overdue { slot } => {
-                    let name = self.virtio.name_of(slot);
-                    unplugged.extend(name.map(|name| Unplugged::Overdue { name }));
+                    let device = self.virtio.in_slot(slot);
+                    unplugged.extend(device.map(|device| Unplugged::Overdue { device }));
                 }
             }
         }

@@ -3,7 +3,7 @@
 use super::cpuid::SavedCpuid;
 use super::payload::Payload;
 use super::slots::SavedSlots;
-use super::{Machine, MachineError};
+use super::{DeviceId, Machine, MachineError};
 use crate::config::{Config, DiskConfig};
 use crate::events::EventKind;
 use crate::snapshot::{RestoreOptions, SnapshotError, SnapshotRequest};
@@ -130,7 +130,8 @@ impl Machine {
         let config = self.config.absolute().map_err(|e| SnapshotError::Encode(e.to_string()))?;
         let mut outside = Vec::new();
         let handles = self.handles();
-        let there = |(index, disk): &(usize, &DiskConfig)| !handles.is_pulled(&disk.name(*index));
+        let there =
+            |(index, disk): &(usize, &DiskConfig)| !handles.is_pulled(&DeviceId::Disk(disk.name(*index)));
         for (index, disk) in config.disk.iter().enumerate().filter(there) {
             let (name, path) = (disk.name(index), disk.path.clone());
             let look = Outside::look(&*name, &path);

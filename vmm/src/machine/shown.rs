@@ -14,7 +14,9 @@ pub(super) struct Shown {
 impl Observe for Shown {
     fn observe(&self, to: &mut Visitor<'_>) {
         self.handle.observe(to);
-        to.part("limit", &Limits(self.handle.limit()));
+        for (name, limit) in self.handle.limits() {
+            to.part(name, &Limits(limit));
+        }
         self.core.observe(to);
     }
 }

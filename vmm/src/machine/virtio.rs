@@ -4,13 +4,14 @@ mod pci;
 mod vector;
 mod wires;
 
-use super::MachineError;
 use super::groups::Groups;
 use super::handles::{DeviceHandle, Handles};
+use super::network;
 use super::pci::Pci;
 use super::shown::Shown;
 use super::slots::SavedSlots;
-use crate::config::{Config, DiskConfig, Transport};
+use super::{DeviceId, MachineError};
+use crate::config::{Config, DiskConfig, NetConfig, Transport};
 use crate::monitor::Handle;
 use acpi_tables::Aml;
 use drystone_block::{Block, OnIoError};
@@ -19,6 +20,7 @@ use drystone_hypervisor::Vm;
 use drystone_lifecycle::{Cause, Orchestrator, Stage};
 use drystone_limit::LimitGroup;
 use drystone_memory::RamView;
+use drystone_net::Mac;
 use drystone_observe::{Log, Quota, Registry, Throttle};
 use drystone_rng::{Rng, RngConfig};
 use drystone_runner::{Attachment, Doorbells, Runner};
@@ -30,7 +32,7 @@ use std::sync::Arc;
 
 pub(crate) use mmio::MAX_MMIO_DEVICES;
 
-type Memory = RamView;
+pub(super) type Memory = RamView;
 type OnPci = drystone_virtio::Pci<Memory>;
 
 /// What the orchestrator calls the threads.
@@ -109,9 +111,16 @@ impl Virtio {
         let groups = Groups::new(&config.limit_group, &clock)?;
         let handles = Handles::new(groups.clone());
         let mut virtio = Self { slots: Vec::new(), handles, groups, runner: None, parts };
+        let was_pulled = |device: &DeviceId| saved.is_some_and(|saved| saved.was_pulled(&device.part()));
         for (index, disk) in config.disk.iter().enumerate() {
-            let pulled = saved.is_some_and(|saved| saved.was_pulled(&block_name(&disk.name(index))));
+            let pulled = was_pulled(&DeviceId::Disk(disk.name(index)));
             let new = virtio.disk(disk, index, config.transport, pulled)?;
+            virtio.add(new, saved)?;
+        }
+        let machine = config.id.as_deref().unwrap_or_default();
+        for (index, net) in config.net.iter().enumerate() {
+            let pulled = was_pulled(&DeviceId::Net(net.name(index)));
+            let new = net_device(net, index, machine, config.transport, pulled)?;
             virtio.add(new, saved)?;
         }
         if config.rng {
@@ -147,7 +156,7 @@ impl Virtio {
             image::open(disk, &block, host, &self.parts.log)?
         };
         Ok(New {
-            name: block_name(&block.id),
+            name: DeviceId::Disk(block.id.clone()).part(),
             device: Box::new(device),
             kept: image::kept(disk, &handle, &self.parts.log),
             handle: DeviceHandle::Disk(handle),
@@ -251,30 +260,60 @@ impl Virtio {
         disk: &DiskConfig,
         orchestrator: &mut Orchestrator,
     ) -> Result<(String, u8), MachineError> {
-        let taken = |index: &usize| self.position(&disk.name(*index)).is_some();
-        let free = if disk.id.is_some() { None } else { (0..).find(|index| !taken(index)) };
-        let index = free.unwrap_or(0);
-        let name = disk.name(index);
+        let name = |index| DeviceId::Disk(disk.name(index));
+        let (index, device) = self.free_name(disk.id.is_some(), name, disk.transport)?;
+        let new = self.disk(disk, index, Transport::Pci, false)?;
+        Ok((device.name().into(), self.plug_new(new, orchestrator)?))
+    }
+
+    /// Adds a network device to a machine of that name while the guest runs, and tells it. Gives its name, its address and its slot.
+    ///
+    /// # Errors
+    /// As [`plug_disk`](Self::plug_disk).
+    pub(super) fn plug_net(
+        &mut self,
+        net: &NetConfig,
+        machine: &str,
+        orchestrator: &mut Orchestrator,
+    ) -> Result<(String, Mac, u8), MachineError> {
+        let name = |index| DeviceId::Net(net.name(index));
+        let (index, device) = self.free_name(net.id.is_some(), name, net.transport)?;
+        let new = net_device(net, index, machine, Transport::Pci, false)?;
+        let slot = self.plug_new(new, orchestrator)?;
+        Ok((device.name().into(), net.address(index, machine), slot))
+    }
+
+    /// The place among its kind by which a new device has a name that is free, and that name.
+    fn free_name(
+        &self,
+        given: bool,
+        name: impl Fn(usize) -> DeviceId,
+        transport: Option<Transport>,
+    ) -> Result<(usize, DeviceId), MachineError> {
+        let taken = |index: &usize| self.position(&name(*index)).is_some();
+        let index = if given { 0 } else { (0..).find(|index| !taken(index)).unwrap_or(0) };
+        let device = name(index);
         if taken(&index) {
-            let pulled = self.handles.is_pulled(&name);
-            let which = if pulled { ", which was pulled and which the guest has not let go of" } else { "" };
-            return Err(MachineError::Disk { name, what: format!("there is a disk of that name{which}") });
+            let pulled = self.handles.is_pulled(&device);
+            return Err(MachineError::Taken(device, pulled));
         }
-        if disk.transport == Some(Transport::Mmio) {
-            return Err(MachineError::ColdTransport(name));
+        if transport == Some(Transport::Mmio) {
+            return Err(MachineError::ColdTransport(device));
         }
+        Ok((index, device))
+    }
+
+    fn plug_new(&mut self, new: New, orchestrator: &mut Orchestrator) -> Result<u8, MachineError> {
         let had_runner = self.runner.is_some();
         self.runner()?.start()?;
-        let new = self.disk(disk, index, Transport::Pci, false)?;
         let component = new.name.clone();
         let made = self.make(new)?;
-        let plugged = self.plug(made, orchestrator);
-        match plugged {
+        match self.plug(made, orchestrator) {
             Ok(slot) => {
                 if let Some(runner) = self.runner.as_ref().filter(|_| !had_runner) {
                     orchestrator.add(Stage::Backends, RUNNER, Arc::new(runner.clone()))?;
                 }
-                Ok((name, slot))
+                Ok(slot)
             }
             Err(error) => {
                 self.parts.registry.remove(&component);
@@ -286,7 +325,8 @@ impl Virtio {
 
     fn plug(&mut self, mut made: Slot, orchestrator: &mut Orchestrator) -> Result<u8, MachineError> {
         let Place::Pci(function, slot) = &mut made.place else {
-            return Err(MachineError::ColdTransport(made.name));
+            // Nobody asks for that: its name was refused with it.
+            return Err(MachineError::ColdTransport(DeviceId::Disk(made.name)));
         };
         orchestrator.add(Stage::Devices, made.name.clone(), function.clone())?;
         if let Some(kept) = &made.kept {
@@ -306,9 +346,9 @@ impl Virtio {
         }
     }
 
-    /// The PCI slot of a disk; `None` if there is no such disk, and within that if it is not on PCI.
-    pub(super) fn slot_of_disk(&self, name: &str) -> Option<Option<u8>> {
-        let slot = self.position(name).and_then(|at| self.slots.get(at))?;
+    /// The PCI slot of a device; `None` if there is no such device, and within that if it is not on PCI.
+    pub(super) fn slot_of(&self, device: &DeviceId) -> Option<Option<u8>> {
+        let slot = self.position(device).and_then(|at| self.slots.get(at))?;
         Some(match slot.place {
             Place::Pci(_, number) => Some(number),
             Place::Mmio(_) => None,
@@ -316,8 +356,8 @@ impl Virtio {
     }
 
     /// Forgets the device that was in a PCI slot and is off the bus: nothing of it runs any more, and what it held of the
-    /// host is free. Gives its name.
-    pub(super) fn unplugged(&mut self, slot: u8, orchestrator: &mut Orchestrator) -> Option<String> {
+    /// host is free.
+    pub(super) fn unplugged(&mut self, slot: u8, orchestrator: &mut Orchestrator) -> Option<DeviceId> {
         let at = self.at(slot)?;
         let Slot { name, attachment, place, kept } = self.slots.remove(at);
         orchestrator.remove(&name);
@@ -333,7 +373,7 @@ impl Virtio {
             orchestrator.remove(RUNNER);
             self.runner = None;
         }
-        Some(own_name(&name))
+        DeviceId::of_part(&name)
     }
 
     /// Which device is in which slot.
@@ -341,44 +381,56 @@ impl Virtio {
         let mut saved = SavedSlots::default();
         for Slot { name, place, .. } in &self.slots {
             if let Place::Pci(_, number) = place {
-                saved.insert(name.clone(), *number, self.handles.is_pulled(&own_name(name)));
+                saved.insert(
+                    name.clone(),
+                    *number,
+                    DeviceId::of_part(name).is_some_and(|device| self.handles.is_pulled(&device)),
+                );
             }
         }
         saved
     }
 
-    /// The name of the device in a PCI slot.
-    pub(super) fn name_of(&self, slot: u8) -> Option<String> {
-        self.slots.get(self.at(slot)?).map(|slot| own_name(&slot.name))
+    /// The device in a PCI slot.
+    pub(super) fn in_slot(&self, slot: u8) -> Option<DeviceId> {
+        self.slots.get(self.at(slot)?).and_then(|slot| DeviceId::of_part(&slot.name))
     }
 
     fn at(&self, slot: u8) -> Option<usize> {
         self.slots.iter().position(|s| matches!(s.place, Place::Pci(_, number) if number == slot))
     }
 
-    fn position(&self, disk: &str) -> Option<usize> {
-        let name = block_name(disk);
+    fn position(&self, device: &DeviceId) -> Option<usize> {
+        let name = device.part();
         self.slots.iter().position(|slot| slot.name == name)
     }
 }
 
-/// What a disk's name begins with among the machine's parts.
-const BLOCK: &str = "block.";
-
 /// The entropy device's name among the machine's parts.
 pub(super) const RNG: &str = "rng";
 
-pub(super) fn block_name(id: &str) -> String {
-    format!("{BLOCK}{id}")
-}
-
 /// What is called so that its image keeps in memory.
-fn image_name(name: &str) -> String {
-    format!("image.{}", own_name(name))
+fn image_name(part: &str) -> String {
+    let device = DeviceId::of_part(part);
+    format!("image.{}", device.as_ref().map_or(part, DeviceId::name))
 }
 
-fn own_name(name: &str) -> String {
-    name.strip_prefix(BLOCK).unwrap_or(name).to_owned()
+/// A network device of a machine of that name.
+fn net_device(
+    net: &NetConfig,
+    index: usize,
+    machine: &str,
+    transport: Transport,
+    pulled: bool,
+) -> Result<New, MachineError> {
+    let made = network::make(net, index, machine, pulled)?;
+    Ok(New {
+        name: DeviceId::Net(net.name(index)).part(),
+        device: Box::new(made.device),
+        handle: DeviceHandle::Net(made.handle, made.network),
+        transport: net.transport.unwrap_or(transport),
+        kept: None,
+    })
 }
 
 fn host(handle: &Handle, group: Option<LimitGroup>) -> drystone_block::Host {

@@ -27,8 +27,9 @@ impl Monitor {
             Request::CtrlAltDel => self.type_ctrl_alt_del()?,
             Request::Nmi(vcpu) => self.send_nmi(vcpu)?,
             Request::AddDisk(disk) => self.add_disk(&disk)?,
+            Request::AddNet(net) => self.add_net(&net)?,
             // They are answered later, not here.
-            Request::Shutdown(_) | Request::RemoveDisk(..) => {}
+            Request::Shutdown(_) | Request::Remove(..) => {}
         }
         Ok(())
     }

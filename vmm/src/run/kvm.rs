@@ -1,10 +1,10 @@
 use super::engine::{Built, Engine};
 use super::exits;
-use crate::config::Config;
+use crate::config::{Config, LimitSettings};
 use crate::control::{self, Action, Info, Limited, SnapshotProgress, VerbError, Verbs};
 use crate::events::{EventKind, History, Journal};
 use crate::log::Log;
-use crate::machine::{Booted, HandleError, Handles, Machine, Origin};
+use crate::machine::{Booted, DeviceId, HandleError, Handles, Machine, Origin};
 use crate::monitor::{Handle, Request, RequestError, mailbox};
 use crate::registry::VmId;
 use crate::snapshot::{RestoreOptions, SnapshotError};
@@ -141,7 +141,9 @@ impl Verbs for Running {
                 return Err(VerbError::Illegal("no snapshot is being written".into()));
             }
             Action::DiskAdd(disk) => Request::AddDisk(disk),
-            Action::DiskRemove { disk, removal } => Request::RemoveDisk(disk, removal),
+            Action::DiskRemove { disk, removal } => Request::Remove(DeviceId::Disk(disk), removal),
+            Action::NetAdd(net) => Request::AddNet(net),
+            Action::NetRemove { net, removal } => Request::Remove(DeviceId::Net(net), removal),
             Action::DiskResize { disk, size } => {
                 let resized = self.handles.resize_disk(&disk, size.map(|s| s.0));
                 return self
@@ -158,6 +160,22 @@ impl Verbs for Running {
                     }
                 };
                 return self.set(EventKind::Limited, limited.map(|()| what));
+            }
+            Action::NetLink { net, up } => {
+                let done = self.handles.link_net(&net, up);
+                let detail = format!("{net} {}", if up { "up" } else { "down" });
+                return self.set(EventKind::NetLink, done.map(|()| detail));
+            }
+            Action::NetLimit { net, rx, tx } => {
+                let limits = |limit: Option<LimitSettings>| limit.map(|l| l.limits()).transpose();
+                let (new_rx, new_tx) =
+                    (limits(rx).map_err(VerbError::Illegal)?, limits(tx).map_err(VerbError::Illegal)?);
+                let limited = self.handles.limit_net(&net, new_rx, new_tx);
+                let told = [("receives", rx), ("sends", tx)];
+                let told =
+                    told.iter().filter_map(|(what, limit)| Some(format!("what it {what} to {}", (*limit)?)));
+                let detail = format!("net {net}: {}", told.collect::<Vec<_>>().join(", "));
+                return self.set(EventKind::Limited, limited.map(|()| detail));
             }
             Action::RngLimit(limit) => {
                 let limits = limit.limits().map_err(VerbError::Illegal)?;

@@ -1,4 +1,4 @@
-use crate::config::{Config, ConfigError, ConsoleConfig};
+use crate::config::{Config, ConfigError, ConsoleConfig, NetConfig};
 use crate::log::Level;
 use crate::registry::VmId;
 use drystone_chipset::Identity;
@@ -22,6 +22,8 @@ pub struct RestoreConfig {
     pub id: Option<VmId>,
     /// Disks that lie elsewhere now, by name.
     pub disks: BTreeMap<String, PathBuf>,
+    /// Network devices that are on another network now, by name: of each only what the network is.
+    pub nets: BTreeMap<String, NetConfig>,
     /// Go on although a disk was changed since; the guest is told nothing of it.
     pub accept_changed_disks: bool,
     /// Where the guest's serial console is.
@@ -64,6 +66,14 @@ pub enum RestoreConfigError {
     /// A disk was named that the machine does not have.
     #[error("the machine in the snapshot has no disk `{name}`{}", list(.known))]
     NoDisk {
+        /// What was named.
+        name: String,
+        /// Those that it has.
+        known: Vec<String>,
+    },
+    /// A network device was named that the machine does not have.
+    #[error("the machine in the snapshot has no network device `{name}`{}", list(.known))]
+    NoNet {
         /// What was named.
         name: String,
         /// Those that it has.
@@ -123,6 +133,7 @@ impl Restore {
         config.console = wanted.console.clone();
         (config.log_level, config.log_file) = (wanted.log_level, wanted.log_file.clone());
         move_disks(&mut config, &wanted.disks)?;
+        move_nets(&mut config, &wanted.nets)?;
         config.validate()?;
         check_disks(&snapshot, wanted)?;
         Ok(Self { snapshot, config, options: wanted.options })
@@ -137,6 +148,19 @@ fn move_disks(config: &mut Config, moved: &BTreeMap<String, PathBuf>) -> Result<
     for (disk, name) in config.disk.iter_mut().zip(names) {
         if let Some(path) = moved.get(&name) {
             disk.path = path.clone();
+        }
+    }
+    Ok(())
+}
+
+fn move_nets(config: &mut Config, moved: &BTreeMap<String, NetConfig>) -> Result<(), RestoreConfigError> {
+    let names: Vec<_> = config.net.iter().enumerate().map(|(index, net)| net.name(index)).collect();
+    if let Some(name) = moved.keys().find(|name| !names.contains(name)) {
+        return Err(RestoreConfigError::NoNet { name: name.clone(), known: names });
+    }
+    for (net, name) in config.net.iter_mut().zip(names) {
+        if let Some(network) = moved.get(&name) {
+            net.carry_over(network);
         }
     }
     Ok(())

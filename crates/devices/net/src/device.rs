@@ -29,6 +29,8 @@ const CONTROL_SIZE: u16 = 64;
 pub(crate) enum Message {
     /// The cable goes in or out.
     Link(bool),
+    /// There is no network any more.
+    Pulled,
     /// The guest is to tell the network where it is.
     Announce,
     /// Nothing will ever come or go on this port again.
@@ -113,6 +115,9 @@ impl<M: Mem> Net<M> {
         while let Some(message) = self.mailbox.take() {
             match message {
                 Message::Link(up) => self.set_link(up, cx),
+                // The link was cut when it was said.
+                Message::Pulled if cx.features() & STATUS != 0 => cx.config_changed(),
+                Message::Pulled => {}
                 Message::Announce if cx.features() & GUEST_ANNOUNCE != 0 => {
                     self.shared.set_announce(true);
                     cx.config_changed();

@@ -77,6 +77,9 @@ impl Offloads {
     /// Datagrams of UDP over IPv6.
     pub const USO6: Self = Self(1 << 6);
 
+    /// All of these.
+    pub const ALL: Self = Self(0x7f);
+
     const GUEST: [(u64, Self); 7] = [
         (GUEST_CSUM, Self::CHECKSUM),
         (GUEST_TSO4, Self::TSO4),
@@ -147,7 +150,7 @@ mod tests {
     fn offloads_and_features_are_the_same_told_twice() {
         let wire = Offloads::NONE;
         assert_eq!((wire.features(), wire.are_large()), (0, false));
-        let all = Offloads(0x7f);
+        let all = Offloads::ALL;
         assert_eq!(Offloads::of_guest(all.features()), all);
         assert_eq!(all.features() & CHANGEABLE, CHANGEABLE);
         let half = Offloads::CHECKSUM | Offloads::USO4;

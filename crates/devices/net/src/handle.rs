@@ -31,6 +31,18 @@ impl NetHandle {
         self.shared.link()
     }
 
+    /// The device is on no network any more, for good: the cable is out, and is not to be put in again.
+    pub fn pull(&self) {
+        self.shared.pull();
+        // Whoever does not hear of it in time finds it so.
+        let _ = self.postbox.post(Message::Pulled);
+    }
+
+    /// Whether it was pulled.
+    pub fn is_pulled(&self) -> bool {
+        self.shared.is_pulled()
+    }
+
     /// Asks the guest to tell the network where it is: its address may have come to another port of a switch. One that does not know
     /// how hears nothing.
     ///
@@ -80,6 +92,7 @@ impl Observe for NetHandle {
     fn observe(&self, to: &mut Visitor<'_>) {
         to.text("mac", self.mac().to_string());
         to.flag("link", self.link());
+        to.flag("pulled", self.is_pulled());
         to.number("pairs", self.pairs().into());
         to.flag("promiscuous", self.shared.filter.load().promiscuous);
         Sums(&self.shared.counters).observe(to);

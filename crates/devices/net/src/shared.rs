@@ -23,6 +23,8 @@ pub(crate) struct Shared {
     hook: Option<Mutex<Box<dyn Hook>>>,
     mac: AtomicU64,
     link: AtomicBool,
+    /// It is on no network, for good.
+    pulled: AtomicBool,
     announce: AtomicBool,
     /// Pairs that receive.
     pairs: AtomicU16,
@@ -61,6 +63,7 @@ impl Shared {
             hook: hook.map(Mutex::new),
             mac: AtomicU64::new(number(config.mac)),
             link: AtomicBool::new(true),
+            pulled: AtomicBool::new(false),
             announce: AtomicBool::new(false),
             pairs: AtomicU16::new(1),
             guest_offloads: AtomicU64::new(UNSET),
@@ -94,7 +97,13 @@ impl Shared {
     }
 
     pub fn link(&self) -> bool {
-        self.link.load(Ordering::Acquire)
+        self.link.load(Ordering::Acquire) && !self.is_pulled()
+    }
+    pub fn is_pulled(&self) -> bool {
+        self.pulled.load(Ordering::Acquire)
+    }
+    pub fn pull(&self) {
+        self.pulled.store(true, Ordering::Release);
     }
     pub fn set_link(&self, up: bool) {
         self.link.store(up, Ordering::Release);

@@ -102,6 +102,16 @@ impl Tap {
         Self::on(name.ok_or(TapError::Several)?, queues)
     }
 
+    /// As [`from_queues`](Self::from_queues), of descriptors that this process was started with, by their numbers. They stay open, and go
+    /// to no other program.
+    ///
+    /// # Errors
+    /// [`TapError`].
+    pub fn inherit(numbers: &[i32]) -> Result<Arc<Self>, TapError> {
+        let queues = numbers.iter().map(|number| ioctl::inherit(*number)).collect::<io::Result<_>>();
+        Self::from_queues(queues.map_err(TapError::NotATap)?)
+    }
+
     fn attach(name: &str, pairs: u16) -> Result<Arc<Self>, TapError> {
         if name.is_empty()
             || name.len() > MAX_NAME

@@ -55,6 +55,8 @@ fn a_driver_chooses_what_it_receives() {
     let tables = [table(&[OTHER]), table(&[GROUP])].concat();
     assert_eq!(m.command(1, 0, &tables), OK);
     assert_eq!(receives(&mut m), [true; 4]);
+    m.move_away();
+    assert_eq!(receives(&mut m), [true; 4], "over a move too");
     assert_eq!(m.command(0, 3, &[1]), OK);
     assert_eq!(receives(&mut m), [true, true, false, true]);
     let many = vec![Mac([2, 2, 2, 2, 2, 2]); MAX_MACS + 1];
@@ -66,7 +68,7 @@ fn a_driver_chooses_what_it_receives() {
     let mut mac = [0; 6];
     m.port.config_read(0, &mut mac);
     assert_eq!(Mac(mac), OTHER);
-    assert!(m.handle.counters()[0].rx_filtered.get() > 10);
+    assert!(m.handle.counters()[0].rx_filtered.get() > 3);
     // Another driver begins anew.
     m.bring_up(ALL & !MQ);
     assert_eq!((receives(&mut m), m.handle.mac()), ([true; 4], MAC));

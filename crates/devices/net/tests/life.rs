@@ -42,6 +42,17 @@ fn a_cable_goes_out_and_in() {
 }
 
 #[test]
+fn a_device_that_was_pulled_is_on_no_network_for_good() {
+    let mut m = machine(ALL & !MQ);
+    m.handle.pull();
+    m.run();
+    assert_eq!((m.status(), m.port.take_interrupts() & 2, goes_and_comes(&mut m)), (0, 2, (false, false)));
+    m.handle.set_link(true).unwrap();
+    m.run();
+    assert_eq!((m.handle.is_pulled(), m.status(), goes_and_comes(&mut m)), (true, 0, (false, false)));
+}
+
+#[test]
 fn a_guest_announces_itself_after_a_move_and_when_asked() {
     let mut m = machine(ALL & !MQ);
     m.move_away();

@@ -1,6 +1,6 @@
 //! What `drystone snapshot` and `drystone restore` are asked.
 
-use crate::config::ConsoleConfig;
+use crate::config::{ConsoleConfig, NetConfig};
 use crate::log::Level;
 use crate::registry::VmId;
 use crate::snapshot::{Clocks, Identity, RestoreConfig, RestoreOptions};
@@ -29,7 +29,7 @@ pub(in crate::cli) struct SnapshotArgs {
 const RESTORE_HELP: &str = "\
 Disks are not part of a snapshot: they must be as the guest left them when it was made. --disk says where one is now:
   drystone snapshot web /snapshots/web --stop
-  drystone restore /snapshots/web --id web2 --disk root=/clones/web2.img
+  drystone restore /snapshots/web --id web2 --disk root=/clones/web2.img --net net0=tap=web2
 
 Memory is mapped from the snapshot and read as the guest touches it, so any number of machines can be restored from
 one, and share the host's cache of it. Its directory may be replaced or removed while they run, but its files must
@@ -47,6 +47,9 @@ pub(in crate::cli) struct RestoreArgs {
     /// Where a disk is now; may be given more than once [default: where it was]
     #[arg(long, value_name = "NAME=PATH")]
     pub disk: Vec<DiskPath>,
+    /// Which network a device is on now, as for drystone run --net; may be given more than once [default: as it was]
+    #[arg(long, value_name = "NAME=NETWORK")]
+    pub net: Vec<NetPlace>,
     /// Go on although a disk was changed since the snapshot was made
     #[arg(long)]
     pub accept_changed_disks: bool,
@@ -104,6 +107,27 @@ impl FromStr for DiskPath {
     }
 }
 
+/// Which network a device is on: `net0=tap=vm5`.
+#[derive(Debug, Clone)]
+pub(in crate::cli) struct NetPlace {
+    pub name: String,
+    pub network: NetConfig,
+}
+
+impl FromStr for NetPlace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let split = text.split_once('=').filter(|(name, _)| !name.is_empty());
+        let (name, network) = split.ok_or("use NAME=NETWORK, for example net0=tap=vm5")?;
+        let network: NetConfig = network.parse().map_err(|e: crate::config::NetConfigError| e.to_string())?;
+        if !network.is_only_a_network() {
+            return Err("only what the network is can change: tap, bridge, fd".into());
+        }
+        Ok(Self { name: name.into(), network })
+    }
+}
+
 impl RestoreArgs {
     /// What is asked for.
     pub fn config(&self) -> RestoreConfig {
@@ -121,6 +145,7 @@ impl RestoreArgs {
             },
             id: self.id.clone(),
             disks: self.disk.iter().map(|disk| (disk.name.clone(), disk.path.clone())).collect(),
+            nets: self.net.iter().map(|net| (net.name.clone(), net.network.clone())).collect(),
             accept_changed_disks: self.accept_changed_disks,
             console: self.console.clone().unwrap_or_default(),
             log_level: self.log_level.unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! What a disk is kept in.
 use super::Memory;
 use crate::config::{DiskConfig, DiskFormat};
-use crate::machine::MachineError;
+use crate::machine::{DeviceId, MachineError};
 use drystone_block::{Block, BlockConfig, BlockHandle, Host};
 use drystone_observe::Log;
 use drystone_state::{Component, ComponentError, NoState, Persist, PersistDyn, RestoreError, SaveError};
@@ -58,7 +58,7 @@ fn open_format(
 #[cfg(feature = "formats")]
 fn warn_of_content(block: &BlockConfig, log: &Log) {
     if let Some(format) = drystone_block_formats::looks_like(&block.path) {
-        log.named(&super::block_name(&block.id)).warn(format_args!(
+        log.named(&DeviceId::Disk(block.id.clone()).part()).warn(format_args!(
             "{} begins like {name}, and is used as raw, as no format= says otherwise: format={name}, if you made it so",
             block.path.display(),
             name = format.name()

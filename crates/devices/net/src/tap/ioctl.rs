@@ -73,6 +73,15 @@ pub(super) fn attach(queue: BorrowedFd<'_>, name: &str, several: bool) -> io::Re
     Ok(name_of(&request))
 }
 
+/// A descriptor of this process, by its number.
+pub(super) fn inherit(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a number that is open or not: the kernel says so. Only another descriptor of the same is kept of it, and nothing is closed.
+    let fd = unsafe { BorrowedFd::borrow_raw(number.max(0)) };
+    let own = rustix::io::fcntl_dupfd_cloexec(fd, 3)?;
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(own)
+}
+
 /// The name of a queue's interface, and the flags that it was opened with.
 pub(super) fn interface_of(queue: BorrowedFd<'_>) -> io::Result<(String, c_int)> {
     let mut request = request("");

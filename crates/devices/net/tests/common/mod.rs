@@ -15,16 +15,7 @@ pub fn config() -> NetConfig {
 
 /// Everything that a back end may do.
 pub fn offloads() -> Offloads {
-    let all = [
-        Offloads::CHECKSUM,
-        Offloads::TSO4,
-        Offloads::TSO6,
-        Offloads::ECN,
-        Offloads::UFO,
-        Offloads::USO4,
-        Offloads::USO6,
-    ];
-    all.into_iter().fold(Offloads::NONE, |all, one| all | one)
+    Offloads::ALL
 }
 
 pub fn machine(features: u64) -> NetMachine {
