@@ -300,6 +300,43 @@ fn ports_of_the_host_lead_to_the_guest() {
     });
 }
 
+#[test]
+#[ignore = "measures: cargo test --release -p drystone-net --test by_passt -- --ignored --nocapture how_fast"]
+fn how_fast_it_is_with_packets_of_each_size() {
+    const BYTES: usize = 128 << 20;
+    apart(|| {
+        let mut figures = Vec::new();
+        for mtu in [1500, 9000, 16_384, 32_768, Passt::MTU].into_iter().cycle().take(15) {
+            let server = TcpListener::bind((LOCAL, 0)).unwrap();
+            let port = server.local_addr().unwrap().port();
+            let serving = std::thread::spawn(move || {
+                let (mut connection, _) = server.accept().unwrap();
+                let page = content(1 << 20);
+                (0..BYTES >> 20).for_each(|_| connection.write_all(&page).unwrap());
+                connection.shutdown(std::net::Shutdown::Write).unwrap();
+                std::io::copy(&mut connection, &mut std::io::sink()).unwrap()
+            });
+            let mut guest = Guest::new(&passt(mtu));
+            guest.ask();
+            let handle = guest.tcp();
+            let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
+            socket.connect(guest.interface.context(), (ROUTER, port), 49_152).unwrap();
+            guest.until(|g| g.sockets.get_mut::<tcp::Socket<'_>>(handle).may_send().then_some(()));
+            let rate = |begun: std::time::Instant| (BYTES >> 20) as f64 / begun.elapsed().as_secs_f64();
+            let begun = std::time::Instant::now();
+            assert_eq!(guest.read_all(handle).len(), BYTES);
+            let down = rate(begun);
+            let begun = std::time::Instant::now();
+            guest.write_all(handle, &vec![7; BYTES]);
+            guest.until(|_| serving.is_finished().then_some(()));
+            let up = rate(begun);
+            assert_eq!(serving.join().unwrap(), BYTES as u64);
+            figures.push(format!("mtu {mtu}: {down:.0} MiB/s to the guest, {up:.0} MiB/s from it"));
+        }
+        println!("{}", figures.join("\n"));
+    });
+}
+
 /// Waits until whoever has `port` is gone.
 fn wait_for(port: u16) {
     let end = std::time::Instant::now() + PATIENCE;

@@ -4,14 +4,17 @@ mod common;
 
 use common::{ALL, MAC, OTHER, config, frame};
 use drystone_net::{FRAME_HEADER, NetConfig, Passt, PasstConfig, PasstError};
+use drystone_runner::{Doorbells, Runner};
 use drystone_testkit::net::NetMachine;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, UdpSocket};
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A device, and the end of its stream that passt would have.
 fn machine() -> (NetMachine, UnixStream) {
@@ -103,6 +106,50 @@ fn a_frame_that_went_in_part_is_finished_while_the_guest_waits_for_an_answer() {
         m.run();
     }
     reader.join().unwrap();
+}
+
+#[test]
+fn an_event_loop_hears_of_everything() {
+    let (mut m, mut passt) = machine();
+    let doorbells = Arc::new(Doorbells::new(3).unwrap());
+    let runner = Runner::new("net", NonZeroUsize::MIN).unwrap();
+    let attachment = runner.attach(m.port.0.core(), &doorbells).unwrap();
+    let kick = |queue| doorbells.event(queue).unwrap().write(1).unwrap();
+    // The guest kicks once; that there is room again is what continues.
+    let large: Vec<_> = (0..200).map(|n| frame(OTHER, MAC, 60_000, n)).collect();
+    large.iter().for_each(|frame| m.send(0, frame));
+    kick(1);
+    large.iter().for_each(|frame| assert_eq!(next(&mut passt), *frame));
+    // The guest has room once; that something comes is what continues.
+    (0..200).for_each(|_| assert!(m.add(0, &[], &[2000])));
+    kick(0);
+    let small: Vec<_> = (0..200).map(|n| frame(MAC, OTHER, 1000, n)).collect();
+    for frame in &small {
+        passt.write_all(&framed(frame)).unwrap();
+        std::thread::yield_now();
+    }
+    let end = Instant::now() + Duration::from_secs(60);
+    let mut got = Vec::new();
+    while got.len() < 200 {
+        got.extend(m.received(0).map(|(frame, _)| frame[FRAME_HEADER..].to_vec()));
+        assert!(Instant::now() < end, "{} of 200 frames", got.len());
+    }
+    assert_eq!(got, small);
+    // There is no room left: what comes waits for a kick.
+    passt.write_all(&framed(&small[0])).unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    assert!(m.add(0, &[], &[2000]));
+    kick(0);
+    while m.received(0).is_none() {
+        assert!(Instant::now() < end, "the frame that waited");
+    }
+    drop(passt);
+    assert!(m.add(0, &[], &[2000]));
+    kick(0);
+    while m.status() & 1 == 1 {
+        assert!(Instant::now() < end, "the peer has gone");
+    }
+    drop(attachment);
 }
 
 #[test]
