@@ -5,6 +5,7 @@ use drystone_net::{Backend, FRAME_HEADER, Hook, Net, NetConfig, NetHandle, Offlo
 use drystone_state::{Component, Persist};
 use drystone_virtio::{F_EVENT_IDX, F_INDIRECT_DESC, F_RING_RESET, Host, Mmio, MmioConfig};
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -20,9 +21,9 @@ pub const CTRL_VQ: u64 = 1 << 17;
 pub const MQ: u64 = 1 << 22;
 
 /// Guest memory.
-const MEMORY: u64 = 16 << 20;
-/// Where buffers are, one after the other, and again from the front.
-const BUFFERS: std::ops::Range<u64> = 4 << 20..MEMORY;
+const MEMORY: u64 = 32 << 20;
+/// Where buffers are, one after the other, and again from the front: those that the device reads, and those that it writes.
+const BUFFERS: [Range<u64>; 2] = [4 << 20..16 << 20, 16 << 20..MEMORY];
 const STEPS: u32 = 4096;
 /// What buffers hold before the device writes there.
 const FRESH: u8 = 0xee;
@@ -52,7 +53,8 @@ pub struct NetMachine {
     config: NetConfig,
     offloads: Offloads,
     features: u64,
-    next: u64,
+    /// Where the next buffer of each kind goes.
+    next: [u64; 2],
     /// By queue and head: the buffers of chains that are on their way.
     sent: HashMap<(u16, u16), Vec<(u64, u32)>>,
 }
@@ -122,7 +124,7 @@ impl NetMachine {
             config,
             offloads,
             features,
-            next: BUFFERS.start,
+            next: BUFFERS.map(|range| range.start),
             sent: HashMap::new(),
         };
         machine.bring_up(features);
@@ -167,12 +169,13 @@ impl NetMachine {
         self.pump.run(core, STEPS);
     }
 
-    fn place(&mut self, len: usize) -> u64 {
-        if self.next + len as u64 > BUFFERS.end {
-            self.next = BUFFERS.start;
+    fn place(&mut self, len: usize, writable: bool) -> u64 {
+        let kind = usize::from(writable);
+        if self.next[kind] + len as u64 > BUFFERS[kind].end {
+            self.next[kind] = BUFFERS[kind].start;
         }
-        let at = self.next;
-        self.next += len as u64 + 3;
+        let at = self.next[kind];
+        self.next[kind] += len as u64 + 3;
         at
     }
 
@@ -183,12 +186,12 @@ impl NetMachine {
     pub fn add(&mut self, queue: u16, readable: &[&[u8]], writable: &[u32]) -> bool {
         let mut bufs = Vec::new();
         for piece in readable {
-            let at = self.place(piece.len());
+            let at = self.place(piece.len(), false);
             self.memory.write_slice(piece, GuestAddress(at)).unwrap();
             bufs.push((at, piece.len() as u32, 0));
         }
         for len in writable {
-            let at = self.place(*len as usize);
+            let at = self.place(*len as usize, true);
             self.memory.write_slice(&vec![FRESH; *len as usize], GuestAddress(at)).unwrap();
             bufs.push((at, *len, WRITE));
         }

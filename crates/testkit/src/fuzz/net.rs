@@ -384,9 +384,7 @@ impl NetGuest {
         let all = usize::from(self.pairs());
         for _ in 0..STEPS {
             for pair in 0..self.pairs() {
-                while self.machine.rings[usize::from(2 * pair)].outstanding() < 20
-                    && self.machine.add(2 * pair, &[], &[4096])
-                {}
+                while self.machine.add(2 * pair, &[], &[4096]) {}
             }
             self.run();
             if self.out[..all].iter().chain(&self.into[..hears]).all(|way| way.lost().is_none()) {
