@@ -1,7 +1,7 @@
 //! Requests a second of a disk, and CPU time a request, with each engine beside the sync one: a driver in this process, the device on
 //! a thread of its own, a real file. fio on the same file, with the same engine, tells what the host can do.
 //!
-//! `--file PATH` (made, 256 MiB, and removed), `--direct`, `--turns N`, `--only TEXT` (of a case's name), and for callgrind
+//! `--file PATH` (made, 256 MiB, and removed), `--direct`, `--threads N` (that serve the queues, 1), `--turns N`, `--only TEXT` (of a case's name), and for callgrind
 //! `--callgrind ENGINE REQUESTS`.
 #![allow(
     clippy::expect_used,
@@ -51,6 +51,9 @@ struct Args {
     /// Milliseconds of a turn
     #[arg(long, default_value_t = 200)]
     millis: u64,
+    /// Threads that serve the queues
+    #[arg(long, default_value = "1")]
+    threads: NonZeroUsize,
     /// Cases whose name has this in it
     #[arg(long, default_value = "")]
     only: String,
@@ -327,7 +330,7 @@ fn main() {
         if args.direct { ", direct" } else { "" }
     );
     println!("\n| case | engine | requests | to sync | CPU | to sync |\n|---|---|---|---|---|---|");
-    let runner = Runner::new("bench", NonZeroUsize::MIN).unwrap();
+    let runner = Runner::new("bench", args.threads).unwrap();
     let mut without_fio = None;
     for case in Case::all().filter(|case| case.name().contains(&args.only)) {
         let mut all = vec![Figures::default(); ENGINES.len() + 1];

@@ -50,11 +50,11 @@ fn becomes_quiet(pid: u32) {
     panic!("threads wake up while there is nothing to do, in one second so often: {woken:?}");
 }
 
-/// Arguments for a machine with a disk, and as many vCPUs as may be halted.
+/// Arguments for a machine with a disk whose queues have threads of their own, and as many vCPUs as may be halted.
 fn machine(dir: &Path) -> Vec<String> {
     let disk = dir.join(".disk");
     fs::write(&disk, [0; 1 << 20]).unwrap();
-    let disk = disk.display().to_string();
+    let disk = format!("{},queues=4", disk.display());
     ["run", "--memory", "64M", "--cpus", "2", "--disk", &disk].map(str::to_owned).to_vec()
 }
 
@@ -70,6 +70,10 @@ fn a_machine_on_a_terminal_sleeps_while_its_guest_does() {
     wait_until("raw mode", || is_raw(&session.tty));
     session.read_to("\r\n> ");
     becomes_quiet(session.child.id());
+    let threads = switches(session.child.id());
+    let serve = threads.keys().filter(|thread| thread.contains(" virtio-")).count();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(serve, processors.min(2), "two of four queues can be busy: {threads:?}");
     session.type_in(b"echo awake\r");
     session.read_to("awake\r\n> ");
     becomes_quiet(session.child.id());

@@ -6,8 +6,7 @@ use drystone_state::{Component, ComponentError, NoState, Persist, PersistDyn, Re
 use drystone_virtio::VirtioCore;
 use event_manager::SubscriberId;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Threads that run the workers of any number of devices. Cheap to clone; the threads end when the last clone and the
@@ -16,17 +15,25 @@ use std::time::Duration;
 pub struct Runner(Arc<Threads>);
 
 struct Threads {
-    threads: Vec<LoopThread>,
-    /// The thread that gets the next lane.
-    next: AtomicUsize,
+    name: String,
+    pool: Mutex<Pool>,
     patience: Duration,
+}
+
+struct Pool {
+    threads: Vec<Arc<LoopThread>>,
+    /// The thread that gets the next lane with queues.
+    next: usize,
+    /// They run.
+    started: bool,
 }
 
 /// A device that a [`Runner`] runs, until this is dropped.
 #[must_use = "dropping it ends the running"]
 pub struct Attachment {
-    threads: Arc<Threads>,
-    lanes: Vec<(usize, SubscriberId)>,
+    lanes: Vec<(Arc<LoopThread>, SubscriberId)>,
+    /// Threads end with the last of these.
+    _threads: Arc<Threads>,
 }
 
 impl Runner {
@@ -56,7 +63,28 @@ impl Runner {
     /// # Errors
     /// [`RunnerError::Thread`].
     pub fn start(&self) -> Result<(), RunnerError> {
-        self.0.threads.iter().try_for_each(LoopThread::start)
+        let mut pool = self.0.pool();
+        pool.started = true;
+        pool.threads.iter().try_for_each(|thread| thread.start())
+    }
+
+    /// Has at least `threads` threads from now on, for lanes that are attached later; those that were stay where they are. More than
+    /// there are processors help nobody, and what there are is never less than it was.
+    ///
+    /// # Errors
+    /// [`RunnerError::Thread`]; those that could be had are there.
+    pub fn grow(&self, threads: NonZeroUsize) -> Result<(), RunnerError> {
+        let mut pool = self.0.pool();
+        while pool.threads.len() < threads.get() {
+            let thread = LoopThread::new(format!("{}-{}", self.0.name, pool.threads.len()))?;
+            if pool.started {
+                thread.start()?;
+            }
+            // The one with the fewest lanes.
+            pool.next = pool.threads.len();
+            pool.threads.push(Arc::new(thread));
+        }
+        Ok(())
     }
 
     /// As [`new`](Self::new), with another patience than [`PATIENCE`](Self::PATIENCE).
@@ -70,12 +98,15 @@ impl Runner {
     }
 
     fn build(name: &str, threads: NonZeroUsize, patience: Duration) -> Result<Self, RunnerError> {
-        let make = |n| LoopThread::new(format!("{name}-{n}"));
-        let threads = (0..threads.get()).map(make).collect::<Result<_, _>>()?;
-        Ok(Self(Arc::new(Threads { threads, next: AtomicUsize::new(0), patience })))
+        let pool = Mutex::new(Pool { threads: Vec::new(), next: 0, started: false });
+        let runner = Self(Arc::new(Threads { name: name.into(), pool, patience }));
+        runner.grow(threads)?;
+        runner.0.pool().next = 0;
+        Ok(runner)
     }
 
-    /// Runs the lanes of a device, each on one thread, the next thread for the next lane. Not to be called from a worker.
+    /// Runs the lanes of a device, each on one thread: the next thread for the next lane that has queues, and the first for those that have none,
+    /// which only hear messages. Not to be called from a worker.
     ///
     /// # Errors
     /// [`RunnerError`]; no lane of it is run then.
@@ -84,30 +115,48 @@ impl Runner {
         core: &Arc<VirtioCore<M>>,
         doorbells: &Doorbells,
     ) -> Result<Attachment, RunnerError> {
-        let mut attachment = Attachment { threads: self.0.clone(), lanes: Vec::new() };
+        let mut attachment = Attachment { lanes: Vec::new(), _threads: self.0.clone() };
         for lane in 0..core.lanes() {
             let failure = Failure::default();
             let events = LaneEvents::new(core, lane, doorbells, failure.clone())?;
-            let turn = self.0.next.fetch_add(1, Ordering::Relaxed) % self.0.threads.len().max(1);
-            let Some(thread) = self.0.threads.get(turn) else { continue };
-            attachment.lanes.push((turn, thread.add(Box::new(events), &failure)?));
+            let works = core.lane(lane).is_some_and(|info| !info.queues.is_empty());
+            let Some(thread) = self.0.thread(works) else { continue };
+            let id = thread.add(Box::new(events), &failure)?;
+            attachment.lanes.push((thread, id));
         }
         Ok(attachment)
     }
 
     /// How many threads there are.
     pub fn threads(&self) -> usize {
-        self.0.threads.len()
+        self.0.pool().threads.len()
+    }
+}
+
+impl Threads {
+    fn pool(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next thread for a lane that `works`, or the first.
+    fn thread(&self, works: bool) -> Option<Arc<LoopThread>> {
+        let mut pool = self.pool();
+        let turn = if works { pool.next } else { 0 };
+        if works {
+            pool.next = (turn + 1) % pool.threads.len().max(1);
+        }
+        pool.threads.get(turn).cloned()
+    }
+
+    /// All of them, for whoever waits for them.
+    fn all(&self) -> Vec<Arc<LoopThread>> {
+        self.pool().threads.clone()
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        for (thread, id) in self.lanes.drain(..) {
-            if let Some(thread) = self.threads.threads.get(thread) {
-                thread.remove(id);
-            }
-        }
+        self.lanes.drain(..).for_each(|(thread, id)| thread.remove(id));
     }
 }
 
@@ -115,8 +164,8 @@ impl Drop for Attachment {
 /// a worker any more.
 impl Component for Runner {
     fn pause(&self) -> Result<(), ComponentError> {
-        let quiesce = |t: &LoopThread| t.quiesce(self.0.patience);
-        self.0.threads.iter().try_for_each(quiesce).map_err(ComponentError::new)
+        let quiesce = |thread: &Arc<LoopThread>| thread.quiesce(self.0.patience);
+        self.0.all().iter().try_for_each(quiesce).map_err(ComponentError::new)
     }
     // The cores ring the doorbells.
     fn resume(&self) -> Result<(), ComponentError> {

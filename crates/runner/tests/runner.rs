@@ -194,6 +194,39 @@ fn each_queue_is_served_by_its_lane_on_a_named_thread() {
 }
 
 #[test]
+fn more_threads_serve_what_comes_later() {
+    within(LIMIT, || {
+        let names = |rig: &Rig| {
+            let mut names = rig.names.lock().unwrap().clone();
+            names.retain(|name| name.starts_with("lanes-"));
+            names.sort();
+            names
+        };
+        for started in [true, false] {
+            let one = NonZeroUsize::MIN;
+            let runner = if started { threads(1) } else { Runner::idle("lanes", one).unwrap() };
+            let (mut first, mut second, mut third) = (Rig::new(), Rig::new(), Rig::new());
+            let _first = runner.attach(first.port.0.core(), &first.doorbells).unwrap();
+            runner.grow(NonZeroUsize::new(3).unwrap()).unwrap();
+            runner.grow(one).unwrap();
+            assert_eq!(runner.threads(), 3, "none is taken away");
+            let second_attached = runner.attach(second.port.0.core(), &second.doorbells).unwrap();
+            runner.start().unwrap();
+            let third_attached = runner.attach(third.port.0.core(), &third.doorbells).unwrap();
+            for rig in [&mut first, &mut second, &mut third] {
+                assert_eq!([0, 1, 2].map(|queue| rig.ask(queue)), [1, 2, 2]);
+            }
+            assert_eq!(names(&first), ["lanes-0"], "it stays where it is");
+            assert_eq!((names(&second).len(), names(&third).len()), (2, 2));
+            // What one thread runs does not depend on what others do.
+            drop((second_attached, third_attached));
+            Component::pause(&runner).unwrap();
+            assert_eq!(first.ask(0), 1);
+        }
+    });
+}
+
+#[test]
 fn nothing_is_lost_under_load_with_pauses_and_resets() {
     within(LIMIT, || {
         let (mut rig, runner) = (Rig::new(), threads(2));

@@ -27,6 +27,7 @@ use drystone_runner::{Attachment, Doorbells, Runner};
 use drystone_state::Component;
 use drystone_virtio::{Event, Host, Observer, VirtioCore, VirtioDevice};
 use mmio::OnMmio;
+use rustix::thread::sched_getaffinity;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ pub(super) struct Virtio {
     handles: Handles,
     groups: Groups,
     runner: Option<Runner>,
+    vcpus: usize,
     parts: Parts,
 }
 
@@ -53,6 +55,8 @@ struct Slot {
     /// Dropped first, so that no worker runs when the device goes.
     attachment: Attachment,
     place: Place,
+    /// How many lanes it has that may keep a thread busy.
+    busy: usize,
     /// What its image keeps in memory, if it keeps something there.
     kept: Option<Arc<dyn Component>>,
 }
@@ -110,7 +114,8 @@ impl Virtio {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let groups = Groups::new(&config.limit_group, &clock)?;
         let handles = Handles::new(groups.clone());
-        let mut virtio = Self { slots: Vec::new(), handles, groups, runner: None, parts };
+        let vcpus = config.cpus.topology()?.vcpus() as usize;
+        let mut virtio = Self { slots: Vec::new(), handles, groups, runner: None, vcpus, parts };
         let was_pulled = |device: &DeviceId| saved.is_some_and(|saved| saved.was_pulled(&device.part()));
         for (index, disk) in config.disk.iter().enumerate() {
             let pulled = was_pulled(&DeviceId::Disk(disk.name(index)));
@@ -199,14 +204,17 @@ impl Virtio {
                 Place::Pci(Arc::new(function), 0)
             }
         };
-        let attachment = self.runner()?.attach(place.core(), &doorbells)?;
+        let runner = self.runner()?;
+        let busy = if matches!(handle, DeviceHandle::Rng(_)) { 0 } else { working(place.core()) };
+        runner.grow(self.threads(busy))?;
+        let attachment = runner.attach(place.core(), &doorbells)?;
         let shown = Shown { handle: handle.clone(), core: place.core().clone() };
         self.parts.registry.add(&name, Arc::new(shown))?;
         self.handles.add(&name, handle);
-        Ok(Slot { name, attachment, place, kept })
+        Ok(Slot { name, attachment, place, busy, kept })
     }
 
-    /// One thread for all, until somebody shows that more are faster.
+    /// The threads for all devices.
     fn runner(&mut self) -> Result<Runner, MachineError> {
         let runner = match self.runner.take() {
             Some(runner) => runner,
@@ -214,6 +222,15 @@ impl Virtio {
         };
         self.runner = Some(runner.clone());
         Ok(runner)
+    }
+
+    /// A thread for each queue that may be busy, with those `more`, but no more than there are vCPUs to keep them so, and
+    /// processors for them.
+    fn threads(&self, more: usize) -> NonZeroUsize {
+        let busy = self.slots.iter().map(|slot| slot.busy).sum::<usize>() + more;
+        let threads = busy.min(self.vcpus);
+        let most = if threads > 1 { processors() } else { threads };
+        NonZeroUsize::new(threads.min(most)).unwrap_or(NonZeroUsize::MIN)
     }
 
     /// Begins to serve them.
@@ -359,7 +376,7 @@ impl Virtio {
     /// host is free.
     pub(super) fn unplugged(&mut self, slot: u8, orchestrator: &mut Orchestrator) -> Option<DeviceId> {
         let at = self.at(slot)?;
-        let Slot { name, attachment, place, kept } = self.slots.remove(at);
+        let Slot { name, attachment, place, busy: _, kept } = self.slots.remove(at);
         orchestrator.remove(&name);
         orchestrator.remove(&image_name(&name));
         drop(kept);
@@ -404,6 +421,16 @@ impl Virtio {
         let name = device.part();
         self.slots.iter().position(|slot| slot.name == name)
     }
+}
+
+/// How many lanes of a device have work of their own.
+fn working(core: &VirtioCore<Memory>) -> usize {
+    (0..core.lanes()).filter(|lane| core.lane(*lane).is_some_and(|lane| !lane.queues.is_empty())).count()
+}
+
+/// How many processors this program may use. Asked of the kernel alone: what groups of processes may have besides is a share of time.
+fn processors() -> usize {
+    sched_getaffinity(None).map_or(1, |cpus| cpus.count() as usize)
 }
 
 /// The entropy device's name among the machine's parts.
