@@ -102,7 +102,7 @@ fn a_disk_comes_and_is_pulled_from_a_guest_that_never_answers() {
     m.done(&["disk", "add", "m", "c.img"]);
     assert_eq!(m.slots(), [1, 2, 3, 4]);
     for (args, why) in [
-        (&["disk", "add", "m", "a.img,id=b"][..], "disk `b`: there is a disk of that name"),
+        (&["disk", "add", "m", "a.img,id=b"][..], "disk `b`: there is one of that name"),
         (&["disk", "add", "m", "a.img,id=x"], "disk `x` at"),
         (&["disk", "add", "m", "none.img"], "No such file"),
         (&["disk", "add", "m", "a.img,queues=0"], "queues 0"),
