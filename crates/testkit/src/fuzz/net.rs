@@ -7,7 +7,7 @@ use drystone_limit::{LimitConfig, Rate};
 use drystone_memory::{Gather, Scatter};
 use drystone_net::{Backend, FRAME_HEADER, MAX_FRAME, Mac, Net, NetConfig, Offloads, Port};
 use drystone_state::Component;
-use drystone_virtio::{Host, Mmio, MmioConfig, NEEDS_RESET};
+use drystone_virtio::{F_INDIRECT_DESC, Host, Mmio, MmioConfig, NEEDS_RESET};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -195,15 +195,24 @@ impl NetGuest {
     /// The network has a frame for the guest.
     fn give(&mut self, input: &mut Input<'_>) {
         let pair = self.pair(input);
-        let frame = self.frame(input);
+        let mut frame = self.frame(input);
+        let size = usize::from(self.config.queue_size);
+        if self.features & F_INDIRECT_DESC == 0 {
+            frame.truncate(self.longest_of_long_chains());
+        }
         // As many of the smallest buffers as the ring and one call have room for.
-        let sure =
-            if self.merges() { SMALLEST * usize::from(self.config.queue_size).min(60) } else { SMALLEST };
+        let sure = if self.merges() { SMALLEST * size.min(60) } else { SMALLEST };
         let may_be_lost = frame.len() > sure || self.filtered || !self.machine.handle.link();
         self.machine.dropped |= may_be_lost;
         if self.machine.wire.send(pair, &frame) {
             self.into[usize::from(pair)].sent(frame, may_be_lost);
         }
+    }
+
+    /// A ring may be full of chains of three descriptors. A longer frame than they have room for waits for more, as the device does not see
+    /// that no more can come.
+    fn longest_of_long_chains(&self) -> usize {
+        SMALLEST * (usize::from(self.config.queue_size) / 3)
     }
 
     fn merges(&self) -> bool {
@@ -318,6 +327,10 @@ impl NetGuest {
         let bit = |n: u8, features: u64| if choice >> n & 1 == 0 { features } else { 0 };
         self.features = bit(0, MRG_RXBUF) | bit(1, STATUS) | bit(3, RINGS);
         self.features |= bit(2, CTRL_VQ | bit(4, MQ));
+        let longest = self.longest_of_long_chains();
+        if self.into.iter().flat_map(|way| &way.0).any(|frame| frame.bytes.len() > longest) {
+            self.features |= RINGS;
+        }
         self.machine.dropped = true;
         self.out.iter_mut().for_each(|way| way.0.clear());
         self.into.iter_mut().for_each(Way::lose);
