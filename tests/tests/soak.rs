@@ -2,7 +2,8 @@
 //! `DRYSTONE_FULL=1`.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
-use drystone_block::{Block, BlockConfig, BlockHandle, EngineKind, Host};
+use drystone_block::{Block, BlockConfig, BlockHandle, EngineKind, Host, Image, Pieces, RawDisk};
+use drystone_block_formats::{Backing, Format, FormatDisk, NewImage, create};
 use drystone_bus::SystemClock;
 use drystone_limit::{LimitConfig, Rate};
 use drystone_runner::{Doorbells, Runner};
@@ -18,10 +19,11 @@ use drystone_tests::full;
 use drystone_virtio::{Mmio, MmioConfig};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, VolatileSlice};
 
 /// How long.
 fn soak() -> Duration {
@@ -102,7 +104,8 @@ struct Rig {
     port: MmioPort<Ram>,
     handle: BlockHandle,
     doorbells: Arc<Doorbells>,
-    image: tempfile::NamedTempFile,
+    image: Arc<dyn Image>,
+    kept: Kept,
     rings: Vec<DriverRing>,
     /// What the disk should hold.
     oracle: Vec<u8>,
@@ -116,25 +119,54 @@ struct Asked {
     read: Option<Vec<u8>>,
 }
 
+/// What the disk is kept in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Raw,
+    Qcow2,
+}
+
+impl Kept {
+    /// A disk full of zeros.
+    fn open(self, config: &BlockConfig, size: u64) -> Arc<dyn Image> {
+        match self {
+            Self::Raw => {
+                let file = std::fs::File::create_new(&config.path).unwrap();
+                file.write_all_at(&vec![0; size as usize], 0).unwrap();
+                Arc::new(RawDisk::open(config).unwrap())
+            }
+            Self::Qcow2 => {
+                create(&config.path, &NewImage { size: Some(size), backing: None }).unwrap();
+                Arc::new(FormatDisk::open(config, Format::Qcow2, Backing::Refuse).unwrap())
+            }
+        }
+    }
+}
+
 impl Rig {
-    fn new(runner: &Runner, engine: EngineKind, direct: bool) -> (Self, drystone_runner::Attachment) {
-        let image = tempfile::NamedTempFile::new().unwrap();
+    fn new(
+        runner: &Runner,
+        path: &Path,
+        kept: Kept,
+        engine: EngineKind,
+        direct: bool,
+    ) -> (Self, drystone_runner::Attachment) {
         let oracle = vec![0; (u64::from(QUEUES) * SHARE * SECTOR) as usize];
-        image.as_file().write_all_at(&oracle, 0).unwrap();
-        let config = BlockConfig { queues: QUEUES, engine, direct, ..BlockConfig::new("soak", image.path()) };
+        let config = BlockConfig { queues: QUEUES, engine, direct, ..BlockConfig::new("soak", path) };
+        let image = kept.open(&config, oracle.len() as u64);
         let host = Host {
             clock: Arc::new(SystemClock::new()),
             on_failure: Arc::new(|f| panic!("{f}")),
             group: None,
         };
-        let (device, handle) = Block::<Ram>::open(&config, host).unwrap();
+        let (device, handle) = Block::<Ram>::on_image(&config, image.clone(), host).unwrap();
         let (memory, doorbells) = (ram(0x10_0000), Arc::new(Doorbells::new(QUEUES.into()).unwrap()));
         let place = MmioConfig { base: 0xd000_0000, gsi: 5, index: 0, shared_memory: vec![] };
         let host = drystone_virtio::Host::new(doorbells.clone());
         let mmio = Mmio::new(place, Box::new(device), memory.clone(), Arc::new(Edges::default()), host);
         let port = MmioPort(Arc::new(mmio.unwrap()));
         let attached = runner.attach(port.core(), &doorbells).unwrap();
-        let mut rig = Self { memory, port, handle, doorbells, image, rings: Vec::new(), oracle };
+        let mut rig = Self { memory, port, handle, doorbells, image, kept, rings: Vec::new(), oracle };
         rig.bring_up();
         (rig, attached)
     }
@@ -173,7 +205,8 @@ impl Rig {
             }
             3..=5 => (IN, vec![(data, len as u32, WRITE)], Some(self.oracle[on_disk.clone()].to_vec())),
             other => {
-                let kind = if other == 6 { DISCARD } else { WRITE_ZEROES };
+                // What is discarded of less than a cluster stays as it is.
+                let kind = if other == 6 && self.kept == Kept::Raw { DISCARD } else { WRITE_ZEROES };
                 let flags = if kind == WRITE_ZEROES && noise.below(2) == 0 { UNMAP } else { 0 };
                 let range = DiskMachine::range(sector, (len / SECTOR) as u32, flags);
                 self.memory.write_slice(&range, GuestAddress(data)).unwrap();
@@ -210,7 +243,9 @@ impl Rig {
     }
 
     fn content(&self) -> Vec<u8> {
-        std::fs::read(self.image.path()).unwrap()
+        let mut bytes = vec![0; self.oracle.len()];
+        self.image.read(0, &mut Pieces::from_slices(&[VolatileSlice::from(&mut *bytes)])).unwrap();
+        bytes
     }
 
     fn all_memory(&self) -> Vec<u8> {
@@ -261,10 +296,12 @@ impl Drop for End<'_> {
 }
 
 /// Workers on threads of their own, an operator on another, and a driver that resets the device with requests in flight.
-fn paused_limited_and_reset(engine: EngineKind, direct: bool) {
+fn paused_limited_and_reset(kept: Kept, engine: EngineKind, direct: bool) {
     within(limit(), move || {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk");
         let runner = Runner::new("soak", NonZeroUsize::new(2).unwrap()).unwrap();
-        let (mut rig, _attached) = Rig::new(&runner, engine_or_threads(engine), direct);
+        let (mut rig, attached) = Rig::new(&runner, &path, kept, engine_or_threads(engine), direct);
         let (go_on, port, handle) = (AtomicBool::new(true), rig.port.clone(), rig.handle.clone());
         std::thread::scope(|scope| {
             let operator = scope.spawn(|| operate(&port, &handle, &go_on));
@@ -285,26 +322,52 @@ fn paused_limited_and_reset(engine: EngineKind, direct: bool) {
             assert!(batches > 2);
         });
         assert!(rig.content() == rig.oracle, "the disk is not what was written");
+        if kept == Kept::Qcow2 {
+            rig.image.close();
+            drop((attached, rig));
+            is_whole(path);
+        }
     });
+}
+
+/// Threads that served it may be just about to let go of the image.
+fn is_whole(path: PathBuf) {
+    let words = ["check", "-f", "qcow2"];
+    loop {
+        let output = match std::process::Command::new("qemu-img").args(words).arg(&path).output() {
+            Ok(output) => output,
+            Err(e) => return eprintln!("NOT RUN: there is no qemu-img to look at the image: {e}"),
+        };
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        if !said.contains("lock") {
+            return assert!(output.status.success(), "{said}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn a_disk_in_qcow2_is_paused_limited_and_reset() {
+    paused_limited_and_reset(Kept::Qcow2, EngineKind::Threads, false);
 }
 
 #[test]
 fn a_disk_on_threads_is_paused_limited_and_reset() {
-    paused_limited_and_reset(EngineKind::Sync, false);
+    paused_limited_and_reset(Kept::Raw, EngineKind::Sync, false);
 }
 
 #[test]
 fn a_disk_whose_threads_wait_is_paused_limited_and_reset() {
-    paused_limited_and_reset(EngineKind::Threads, false);
+    paused_limited_and_reset(Kept::Raw, EngineKind::Threads, false);
 }
 
 #[test]
 fn a_disk_on_io_uring_is_paused_limited_and_reset() {
-    paused_limited_and_reset(EngineKind::IoUring, false);
+    paused_limited_and_reset(Kept::Raw, EngineKind::IoUring, false);
 }
 
 /// As far as the file system of temporary files can.
 #[test]
 fn a_disk_on_io_uring_without_the_hosts_cache_is_paused_limited_and_reset() {
-    paused_limited_and_reset(EngineKind::IoUring, true);
+    paused_limited_and_reset(Kept::Raw, EngineKind::IoUring, true);
 }

@@ -1,7 +1,7 @@
 //! An image with all that stands behind it.
 use crate::host::{HostFile, Role, Shared};
-use crate::qcow2::{Header, Layout, Tables};
-use crate::{Backing, Cause, Format, FormatError, vmdk};
+use crate::qcow2::{Header, Layout, Tables, first_level};
+use crate::{Backing, Cause, Format, FormatError, bytes, vmdk};
 use drystone_block::open_locked;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
@@ -68,9 +68,11 @@ impl Chain<'_> {
         let fail = FormatError::of(path, Format::Qcow2.name());
         self.enter(&file).map_err(&fail)?;
         let header = Header::read(&file).map_err(&fail)?;
-        header.check().map_err(&fail)?;
-        let layout = if read_only { None } else { Some(Layout::read(&file, &header).map_err(&fail)?) };
-        let tables = Tables::read(&file, &header).map_err(&fail)?;
+        let end = bytes::len(&file).map_err(|cause| fail(Cause::host("find its length")(cause)))?;
+        header.check(end).map_err(&fail)?;
+        let l1 = first_level(&file, &header).map_err(&fail)?;
+        let layout = if read_only { None } else { Some(writable(&file, &header, &l1).map_err(&fail)?) };
+        let tables = Tables::of(&l1, &header);
         let behind = self.behind(&header, path)?;
         let shared = Shared::new(file, path.into(), layout);
         let image = Qcow2::<HostFile>::builder(shared.role(Role::Metadata))
@@ -128,6 +130,13 @@ impl Chain<'_> {
             _ => Err(fail(Cause::Stranger { name, format })),
         }
     }
+}
+
+/// The layout of an image that is to be written.
+fn writable(file: &File, header: &Header, l1: &[u64]) -> Result<Layout, Cause> {
+    let layout = Layout::read(file, header)?;
+    layout.check_counted(file, l1)?;
+    Ok(layout)
 }
 
 /// A name in the image at `path`, which is relative to its directory.

@@ -14,8 +14,8 @@
 mod order;
 mod zero;
 
-use crate::bytes;
-use crate::qcow2::{Kind, Layout};
+use crate::bytes::{self, be32};
+use crate::qcow2::{Kind, Layout, MAGIC};
 use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
@@ -120,6 +120,9 @@ impl Shared {
         let all: Vec<u8> = from.iter().flat_map(|piece| piece.iter().copied()).collect();
         let mut order = self.order();
         let Some(layout) = &self.layout else { return self.write_all(&[IoSlice::new(&all)], offset) };
+        if read_lock(layout).kind(offset, all.len() as u64) == Kind::Header && be32(&all, 0) != MAGIC {
+            return Err(io::Error::other("the image is damaged: something else is where its header is"));
+        }
         self.write_owed(&mut order, layout)?;
         let written = self.write_counted(&mut order, layout, offset, &all);
         if written.is_err() {

@@ -1,4 +1,4 @@
-use crate::bytes::{be32, read};
+use crate::bytes::{be32, len, read};
 use crate::chain::{self, Wish};
 use crate::qcow2::{Header, MAGIC};
 use crate::{Backing, Cause, Format, FormatError};
@@ -53,7 +53,8 @@ pub fn inspect(path: &Path, format: Format) -> Result<ImageInfo, FormatError> {
         Format::Qcow2 => {
             let file = File::open(path).map_err(|e| fail(Cause::host("open it")(e)))?;
             let header = Header::read(&file).map_err(&fail)?;
-            Ok(ImageInfo { size: header.size, qcow2: Some(qcow2(header)) })
+            let end = len(&file).map_err(|e| fail(Cause::host("find its length")(e)))?;
+            Ok(ImageInfo { size: header.size, qcow2: Some(qcow2(header, end)) })
         }
         Format::Vmdk => {
             let wish = Wish { id: "image", read_only: true, backing: Backing::Refuse };
@@ -63,14 +64,14 @@ pub fn inspect(path: &Path, format: Format) -> Result<ImageInfo, FormatError> {
     }
 }
 
-fn qcow2(header: Header) -> Qcow2Info {
+fn qcow2(header: Header, end: u64) -> Qcow2Info {
     Qcow2Info {
         version: header.version,
         cluster_size: header.cluster(),
         refcount_bits: 1u32.checked_shl(header.refcount_order).unwrap_or(0),
         lazy_refcounts: header.lazy_refcounts,
         snapshots: header.snapshots,
-        problem: header.check().err().map(|cause| cause.to_string()),
+        problem: header.check(end).err().map(|cause| cause.to_string()),
         backing: header.backing.map(|name| Backed { name, format: header.backing_format }),
     }
 }

@@ -9,4 +9,4 @@ mod tables;
 pub(crate) use counts::Place;
 pub(crate) use header::{Header, MAGIC, MAX_L1};
 pub(crate) use layout::{Kind, Layout};
-pub(crate) use tables::{OFFSET, Tables};
+pub(crate) use tables::{OFFSET, Tables, first_level};

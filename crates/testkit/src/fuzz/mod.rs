@@ -5,6 +5,7 @@
 mod block;
 mod boot_params;
 mod cpuid;
+mod formats;
 mod i8042;
 pub mod images;
 mod input;
@@ -23,6 +24,7 @@ mod virtio_pci;
 pub use block::{DiskGuest, block, block_on};
 pub use boot_params::boot_params;
 pub use cpuid::cpuid;
+pub use formats::{qcow2, vmdk};
 pub use i8042::i8042;
 pub use input::Input;
 pub use limit::limit;

@@ -107,8 +107,8 @@ impl Header {
         size.div_ceil(self.l2_reach()).saturating_mul(8)
     }
 
-    /// Whether images of this kind are read and written here.
-    pub fn check(&self) -> Result<(), Cause> {
+    /// Whether images of this kind are read and written here. `end` is the length of its file.
+    pub fn check(&self, end: u64) -> Result<(), Cause> {
         if self.encryption != 0 {
             return Err(Cause::Unsupported("encryption"));
         }
@@ -128,7 +128,8 @@ impl Header {
         if self.incompatible & DIRTY != 0 {
             return Err(Cause::Dirty);
         }
-        self.check_sizes()
+        self.check_sizes()?;
+        self.check_places(end)
     }
 
     /// Whether nothing becomes too large, or is written where the disk has nothing.
@@ -152,10 +153,18 @@ impl Header {
         if self.refcount_table_len() > MAX_REFCOUNT_TABLE {
             return Err(Cause::damaged(format!("a refcount table of {} bytes", self.refcount_table_len())));
         }
-        for (what, offset) in
-            [("first-level table", self.l1_offset), ("refcount table", self.refcount_offset)]
-        {
-            if !offset.is_multiple_of(self.cluster()) || offset > 1 << 56 {
+        Ok(())
+    }
+
+    /// Whether its tables are in the file.
+    fn check_places(&self, end: u64) -> Result<(), Cause> {
+        for (what, offset, len) in [
+            ("first-level table", self.l1_offset, u64::from(self.l1_entries) * 8),
+            ("refcount table", self.refcount_offset, self.refcount_table_len()),
+        ] {
+            let there =
+                offset.checked_add(len).is_some_and(|last| last <= end.next_multiple_of(self.cluster()));
+            if !offset.is_multiple_of(self.cluster()) || !there {
                 return Err(Cause::damaged(format!("the {what} is at {offset:#x}")));
             }
         }

@@ -1,6 +1,6 @@
 use super::{Header, OFFSET, Place, tables};
 use crate::Cause;
-use crate::bytes::{be32, be64, table};
+use crate::bytes::{be32, be64, read, table};
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::ops::Range;
@@ -31,6 +31,35 @@ impl Layout {
         let mut layout = Self { header: header.clone(), table: Vec::new(), blocks: BTreeSet::new() };
         layout.set_table(tables::refcount_table(file, header)?);
         Ok(layout)
+    }
+
+    /// That all metadata is counted: an allocation would hand it out otherwise. `l1` is the first-level table.
+    pub fn check_counted(&self, file: &File, l1: &[u64]) -> Result<(), Cause> {
+        let step = self.header.cluster() as usize;
+        let ranges = [0..1, self.first_level(), self.refcount_table()];
+        let mut places: Vec<u64> = ranges.into_iter().flat_map(|range| range.step_by(step)).collect();
+        places.extend(l1.iter().map(|entry| entry & OFFSET).filter(|place| *place != 0));
+        places.extend(&self.blocks);
+        places.sort_unstable();
+        let (mut block, mut counts) = (0, Vec::new());
+        for at in places {
+            let bad = || {
+                Cause::damaged(format!(
+                    "what is at {at:#x} is not counted as used: qemu-img check -r all repairs that"
+                ))
+            };
+            let (from, place) = self.count_of(at).ok_or_else(bad)?;
+            if block != from - place.at {
+                block = from - place.at;
+                counts = read(file, block, step).map_err(Cause::host("read reference counts"))?;
+            }
+            let first = usize::try_from(place.at).unwrap_or(usize::MAX);
+            let mut count = counts.get(first..).and_then(|c| c.get(..place.len)).ok_or_else(bad)?.to_vec();
+            if place.raise(&mut count) {
+                return Err(bad());
+            }
+        }
+        Ok(())
     }
 
     fn set_table(&mut self, table: Vec<u64>) {

@@ -22,15 +22,13 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// As it is in the file.
-    pub fn read(file: &File, header: &Header) -> Result<Self, Cause> {
-        let len = header.l1_entries as usize * 8;
-        let l1 = read(file, header.l1_offset, len).map_err(Cause::host("read the first-level table"))?;
+    /// As the first-level table says.
+    pub fn of(l1: &[u64], header: &Header) -> Self {
         let tables = Self::none(header, header.size);
-        for (index, _) in table(&l1).enumerate().filter(|(_, e)| e & COPIED != 0 && e & OFFSET != 0) {
+        for (index, _) in l1.iter().enumerate().filter(|(_, e)| **e & COPIED != 0 && **e & OFFSET != 0) {
             tables.add(index as u64);
         }
-        Ok(tables)
+        tables
     }
 
     /// For a disk of `size` bytes of which it is not known.
@@ -76,6 +74,28 @@ impl Tables {
             self.indices(offset, len).for_each(|index| self.add(index));
         }
     }
+}
+
+/// The first-level table. Second-level tables are in the file, each at a place of its own: so no more of them come into memory than the
+/// file has.
+pub(crate) fn first_level(file: &File, header: &Header) -> Result<Vec<u64>, Cause> {
+    let len = header.l1_entries as usize * 8;
+    let bytes = read(file, header.l1_offset, len).map_err(Cause::host("read the first-level table"))?;
+    let end = crate::bytes::len(file).map_err(Cause::host("find its length"))?;
+    let l1: Vec<u64> = table(&bytes).collect();
+    let mut places: Vec<u64> = l1.iter().map(|e| e & !COPIED).filter(|place| *place != 0).collect();
+    places.sort_unstable();
+    let bad = |what: &str| Err(Cause::damaged(format!("an entry of the first-level table {what}")));
+    if places.iter().any(|place| place & !OFFSET != 0 || !place.is_multiple_of(header.cluster())) {
+        return bad("is no place in the file");
+    }
+    if places.last().is_some_and(|last| *last >= end) {
+        return bad("lies past the end of the file");
+    }
+    if places.windows(2).any(|two| two.first() == two.last()) {
+        return bad("is the same as another");
+    }
+    Ok(l1)
 }
 
 /// The refcount table, looked at for what would make an allocation endless or hand the same block out twice.

@@ -102,11 +102,13 @@ pub fn write(disk: &dyn Image, offset: u64, bytes: &[u8]) -> io::Result<()> {
 }
 
 pub fn all(disk: &dyn Image) -> Vec<u8> {
-    let size = disk.size().unwrap();
-    (0..size)
-        .step_by(1 << 20)
-        .flat_map(|at| read(disk, at, (size - at).min(1 << 20) as usize).unwrap())
-        .collect()
+    try_all(disk).unwrap()
+}
+
+pub fn try_all(disk: &dyn Image) -> io::Result<Vec<u8>> {
+    let size = disk.size()?;
+    let piece = |at| read(disk, at, (size - at).min(1 << 20) as usize);
+    Ok((0..size).step_by(1 << 20).map(piece).collect::<io::Result<Vec<_>>>()?.concat())
 }
 
 /// Numbers that look random and are the same each time: xorshift64*.

@@ -1,0 +1,2 @@
+#![no_main]
+drystone_fuzz::target!(drystone_testkit::fuzz::vmdk);
