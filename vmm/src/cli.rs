@@ -82,7 +82,8 @@ fn command(command: Command) -> ExitStatus {
             }
         },
         Command::Net(NetArgs { command }) => match command {
-            NetCommand::Add(NetAddArgs { id, net }) => {
+            NetCommand::Add(args) => {
+                let NetAddArgs { id, net } = *args;
                 act(IdArgs { id: Some(id) }, Action::NetAdd(Box::new(net)))
             }
             NetCommand::Remove(NetRemoveArgs { id, net, surprise, timeout }) => {

@@ -92,7 +92,7 @@ pub enum MachineError {
     #[error("{0}: on virtio-mmio nothing can be added to a machine that runs")]
     ColdTransport(DeviceId),
     /// A name that is taken.
-    #[error("{0}: there is one of that name{which}", which = if *.1 { ", which was pulled and which the guest has not let go of" } else { "" })]
+    #[error("{0}: there is {kind} of that name{which}", kind = .0.kind(), which = if *.1 { ", which was pulled and which the guest has not let go of" } else { "" })]
     Taken(DeviceId, bool),
     #[error(transparent)]
     Serial(#[from] drystone_chipset::SerialError),

@@ -394,8 +394,8 @@ pub(super) struct RunArgs {
     /// A limit that the disks share that name it with limit_group=NAME, for example shared,bandwidth=100M,operations=2000; may be given more than once, and then replaces those of the file
     #[arg(long, value_name = "NAME[,SETTING=VALUE]…")]
     pub limit_group: Vec<LimitGroupConfig>,
-    /// A virtio network device, for example tap=vm0,queues=4 or tap,bridge=br0,mtu=9000; may be given more than once, and then replaces those of the file
-    #[arg(long, value_name = "NETWORK[,SETTING=VALUE]…")]
+    /// A virtio network device: user,forward=8080:80 needs no privilege; tap=vm0,queues=4 is an interface of the host; auto is what there is. May be given more than once, and then replaces those of the file
+    #[arg(long, value_name = "NETWORK[,SETTING=VALUE]…", num_args = 0..=1, default_missing_value = "auto")]
     pub net: Vec<NetConfig>,
     /// Give the guest random bytes of the host's: true or false [default: true]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]

@@ -53,6 +53,7 @@ impl Config {
         self.log_file.as_mut().map(relative);
         self.cpu.resolve_paths(base);
         self.disk.iter_mut().for_each(|disk| relative(&mut disk.path));
+        self.net.iter_mut().filter_map(|net| net.passt.as_mut()).for_each(relative);
         if let ConsoleConfig::File(path) = &mut self.console {
             relative(path);
         }

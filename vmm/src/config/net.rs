@@ -1,14 +1,33 @@
 use super::disk::{choose, flag, parse};
 use super::{ByteSize, LimitSettings, Transport};
 use drystone_limit::LimitConfig;
-use drystone_net::Mac;
+use drystone_net::{Forward, Mac, Passt, PasstConfig};
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A virtio network device. In a file a table of the array `net`; as a flag `tap=vm0,mac=52:54:00:12:34:56`.
+/// A virtio network device. In a file a table of the array `net`; as a flag `user`, or `tap=vm0,mac=52:54:00:12:34:56`.
+///
+/// One that says no network has what `user` has.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetConfig {
+    /// The guest has the host's network as any program of the host has it, by passt, without any privilege.
+    #[serde(skip_serializing_if = "is_default")]
+    pub user: bool,
+    /// Ports of the host that lead to the guest, such as `8080:80`, `127.0.0.1:2222:22` or `53:53/udp`: for `user`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub forward: Vec<Forward>,
+    /// DNS servers that the guest is told of, instead of the host's: for `user`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dns: Vec<IpAddr>,
+    /// The guest reaches what listens on the host's loopback, by the address of its router: for `user`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub host_loopback: bool,
+    /// The socket of a passt that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passt: Option<PathBuf>,
     /// A tap interface of the host. One that there is, or else it is made and goes with the machine. Without a name it is made, and gets
     /// the first that is free of `dry0`, `dry1` and so on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,7 +74,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 pub enum NetConfigError {
     /// No such setting.
     #[error(
-        "{0:?} is no setting: use tap, bridge, fd, id, mac, mtu, queues, transport, enforce_mac, and rx_ or tx_ before \
+        "{0:?} is no setting: use auto, user, forward, dns, host_loopback, passt, tap, bridge, fd, id, mac, mtu, queues, transport, enforce_mac, and rx_ or tx_ before \
          bandwidth, bandwidth_burst, operations or operations_burst"
     )]
     Unknown(String),
@@ -74,8 +93,19 @@ pub enum NetConfigError {
     },
 }
 
+/// Which network of the host it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// By passt: one that is started, or one that runs.
+    User(Box<PasstConfig>),
+    /// A tap interface of this name.
+    Tap(String),
+    /// A tap interface that somebody else has opened.
+    Fds(Vec<i32>),
+}
+
 /// What becomes the names of interfaces that are made: the kernel puts a number there.
-pub(crate) const NUMBERED: &str = "dry%d";
+const NUMBERED: &str = "dry%d";
 
 /// `3`, `3:4:5`.
 fn numbers(value: Option<&str>) -> Result<Vec<i32>, String> {
@@ -88,19 +118,54 @@ impl NetConfig {
         self.id.clone().unwrap_or_else(|| format!("net{index}"))
     }
 
-    /// Checks that it says one network, and only what belongs to that.
-    fn validate_network(&self) -> Result<(), String> {
-        match (&self.tap, self.fds.is_empty()) {
-            (None, true) => Err("no network: say tap or fd".into()),
-            (Some(_), false) => Err("two networks: say tap or fd, not both".into()),
-            (None, false) if self.bridge.is_some() => {
-                Err("bridge is for interfaces that are made: say tap".into())
-            }
-            (None, false) if self.fds.iter().any(|fd| *fd < 3) => {
-                Err("fd: 0 to 2 are the standard streams".into())
-            }
-            _ => Ok(()),
+    /// The network that it says.
+    ///
+    /// # Errors
+    /// One line that says which settings make no sense together.
+    pub fn network(&self) -> Result<NetworkKind, String> {
+        let given = [self.tap.is_some(), !self.fds.is_empty(), self.user, self.passt.is_some()];
+        if given.iter().filter(|given| **given).count() > 1 {
+            return Err("several networks: say one of user, passt, tap and fd".into());
         }
+        let of_user = !self.forward.is_empty() || !self.dns.is_empty() || self.host_loopback;
+        let another = given.contains(&true) && !self.user;
+        if of_user && another {
+            return Err("forward, dns and host_loopback are for a network that is started: say user".into());
+        }
+        if self.bridge.is_some() && self.tap.is_none() {
+            return Err("bridge is for interfaces that are made: say tap".into());
+        }
+        if self.fds.iter().any(|fd| *fd < 3) {
+            return Err("fd: 0 to 2 are the standard streams".into());
+        }
+        Ok(if let Some(tap) = &self.tap {
+            NetworkKind::Tap(tap.clone())
+        } else if !self.fds.is_empty() {
+            NetworkKind::Fds(self.fds.clone())
+        } else {
+            let passt = self.passt_config();
+            passt.validate().map_err(|e| e.to_string())?;
+            NetworkKind::User(Box::new(passt))
+        })
+    }
+
+    /// What passt is told.
+    fn passt_config(&self) -> PasstConfig {
+        PasstConfig {
+            socket: self.passt.clone(),
+            forwards: self.forward.clone(),
+            mtu: self.mtu.filter(|_| self.passt.is_none()),
+            dns: self.dns.clone(),
+            host_loopback: self.host_loopback,
+            ..PasstConfig::default()
+        }
+    }
+
+    /// The same device on the network that `other` is on.
+    pub(crate) fn carry_over(&mut self, other: &Self) {
+        let Self { user, forward, dns, host_loopback, passt, tap, bridge, fds, .. } = other.clone();
+        (self.user, self.forward, self.dns, self.host_loopback) = (user, forward, dns, host_loopback);
+        (self.passt, self.tap, self.bridge, self.fds) = (passt, tap, bridge, fds);
     }
 
     /// Whether it says nothing but on which network it is.
@@ -108,12 +173,6 @@ impl NetConfig {
         let mut bare = Self::default();
         bare.carry_over(self);
         bare == *self
-    }
-
-    /// The same device on the network that `other` is on.
-    pub(crate) fn carry_over(&mut self, other: &Self) {
-        let Self { tap, bridge, fds, .. } = other.clone();
-        (self.tap, self.bridge, self.fds) = (tap, bridge, fds);
     }
 
     /// The guest's address: its own, or one that is the same whenever a machine of that name has a device of that name.
@@ -129,7 +188,7 @@ impl NetConfig {
     /// # Errors
     /// One line that says which setting makes no sense.
     pub fn device(&self, index: usize, machine: &str) -> Result<drystone_net::NetConfig, String> {
-        self.validate_network()?;
+        let network = self.network()?;
         let name = self.name(index);
         if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
             return Err(format!("id {name:?}: use letters, digits, '_' and '-'"));
@@ -144,7 +203,13 @@ impl NetConfig {
         if !self.fds.is_empty() && net.pairs != pairs {
             return Err(format!("queues {}: there are {pairs} descriptors", net.pairs));
         }
+        if matches!(network, NetworkKind::User(_)) && net.pairs > 1 {
+            return Err(format!("queues {}: a network by passt has one", net.pairs));
+        }
         (net.mtu, net.enforce_mac) = (self.mtu, self.enforce_mac);
+        if matches!(network, NetworkKind::User(_)) {
+            net.mtu = net.mtu.or(Some(Passt::MTU));
+        }
         (net.rx_limit, net.tx_limit) = (rx_limit, tx_limit);
         // It names the device, which the caller does as well.
         let bare = |e: drystone_net::NetError| match e {
@@ -162,6 +227,12 @@ impl NetConfig {
             what,
         };
         match name {
+            "auto" if value.is_none() => {}
+            "user" => self.user = flag(value).map_err(bad)?,
+            "forward" => self.forward.push(parse(value).map_err(bad)?),
+            "dns" => self.dns.push(parse(value).map_err(bad)?),
+            "host_loopback" => self.host_loopback = flag(value).map_err(bad)?,
+            "passt" => self.passt = Some(parse(value).map_err(bad)?),
             "tap" => {
                 self.tap = Some(value.map_or(Ok(NUMBERED.into()), |v| parse(Some(v))).map_err(bad)?);
             }
@@ -212,7 +283,7 @@ fn hash(bytes: impl Iterator<Item = u8>) -> [u8; 8] {
 impl FromStr for NetConfig {
     type Err = NetConfigError;
 
-    /// The flag's form: `tap`, `tap=vm0,queues=4`, `fd=5:6,mac=52:54:00:12:34:56`.
+    /// The flag's form: `auto`, `user,forward=8080:80`, `tap`, `tap=vm0,queues=4`, `fd=5:6,mac=52:54:00:12:34:56`.
     fn from_str(text: &str) -> Result<Self, NetConfigError> {
         let (mut net, mut given) = (Self::default(), Vec::new());
         for item in text.split(',') {
@@ -220,7 +291,7 @@ impl FromStr for NetConfig {
                 Some((name, value)) => (name, Some(value)),
                 None => (item, None),
             };
-            if given.contains(&name) {
+            if given.contains(&name) && !["forward", "dns"].contains(&name) {
                 return Err(NetConfigError::Twice(name.into()));
             }
             given.push(name);

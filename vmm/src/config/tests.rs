@@ -115,6 +115,11 @@ fn full() -> Config {
             operations_burst: Some(200),
         }],
         net: vec![NetConfig {
+            user: true,
+            forward: vec!["8080:80".parse().unwrap()],
+            dns: vec![[1, 1, 1, 1].into()],
+            host_loopback: true,
+            passt: Some("/run/passt".into()),
             tap: Some("vm0".into()),
             bridge: Some("br0".into()),
             fds: vec![3],
@@ -348,4 +353,48 @@ fn a_wrong_disk_is_named() {
     assert_eq!(of(&many).unwrap_err(), "disk: 17 devices on virtio-mmio: there are interrupt lines for 16");
     let many = vec!["a"; 31];
     assert_eq!(of(&many).unwrap_err(), "disk: 32 devices on virtio-pci: there are PCI slots for 31");
+}
+
+#[test]
+fn network_devices_are_read_from_flags() {
+    let net = |text: &str| -> Result<NetConfig, String> {
+        let net: NetConfig = text.parse().map_err(|e: NetConfigError| e.to_string())?;
+        net.device(0, "web").map(|_| net)
+    };
+    let kind = |text: &str| net(text).unwrap().network().unwrap();
+    assert_eq!(kind("tap=vm0,queues=4"), NetworkKind::Tap("vm0".into()));
+    assert_eq!(kind("tap,bridge=br0"), NetworkKind::Tap("dry%d".into()));
+    assert_eq!(kind("fd=3:4"), NetworkKind::Fds(vec![3, 4]));
+    assert_eq!(kind("auto"), kind("user"));
+    let NetworkKind::User(passt) = kind("user,forward=8080:80,forward=53:53/udp,dns=1.1.1.1,mtu=1500") else {
+        panic!("another network");
+    };
+    assert_eq!((passt.forwards.len(), passt.dns.len(), passt.mtu), (2, 1, Some(1500)));
+    let limited = net("user,rx_bandwidth=10M,tx_operations=500").unwrap();
+    assert_eq!((limited.rx.bandwidth, limited.tx.operations), (Some(ByteSize(10 << 20)), Some(500)));
+    for (text, why) in [
+        ("tap=vm0,user", "several networks"),
+        ("tap=vm0,forward=80:80", "say user"),
+        ("user,bridge=br0", "say tap"),
+        ("fd=1", "standard streams"),
+        ("fd=3:4,queues=1", "there are 2 descriptors"),
+        ("user,queues=2", "a network by passt has one"),
+        ("user,forward=0", "is no forward"),
+        ("passt=/run/p,dns=1.1.1.1", "say user"),
+        ("tap=vm0,mac=01:00:00:00:00:00", "a group's"),
+        ("tap=vm0,mtu=10", "mtu 10: 68 to 65535"),
+        ("tap=vm0,id=a b", "use letters"),
+        ("tap=vm0,tx_bandwidth_burst=1", "tx: bandwidth_burst without bandwidth"),
+        ("tap=vm0,rx_speed=1", "is no setting"),
+        ("tap=vm0,tap=vm1", "given twice"),
+        ("path=vm0", "is no setting"),
+    ] {
+        let error = net(text).unwrap_err();
+        assert!(error.contains(why), "{text}: {error}");
+    }
+    let address = |text: &str, machine| net(text).unwrap().address(0, machine).to_string();
+    assert_eq!(address("tap,mac=52:54:00:12:34:56", "web"), "52:54:00:12:34:56");
+    assert_eq!(address("tap", "web"), "b6:80:b3:55:81:62", "the same in every version");
+    assert_ne!(address("tap", "web"), address("tap,id=b", "web"));
+    assert_ne!(address("tap", "web"), address("tap", "web2"));
 }

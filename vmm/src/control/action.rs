@@ -486,7 +486,7 @@ mod tests {
         for body in [r#"{"limit":{}}"#, r#"{"disk":"a","group":"b"}"#] {
             assert!(refused(Verb::DiskLimit, body).contains("either a disk or a group"));
         }
-        assert!(refused(Verb::NetAdd, "").contains("no network"));
+        assert!(refused(Verb::NetAdd, r#"{"user":true,"tap":"a"}"#).contains("several networks"));
         assert!(refused(Verb::NetRemove, r#"{"net":"a","mode":"rudely"}"#).contains("rudely"));
         assert!(refused(Verb::NetLink, r#"{"net":"a"}"#).contains("up"));
         assert!(refused(Verb::NetLimit, r#"{"net":"a"}"#).contains("rx, tx, or both"));

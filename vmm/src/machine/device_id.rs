@@ -27,6 +27,14 @@ impl DeviceId {
         disk.or_else(|| part.strip_prefix(NET).map(|name| Self::Net(name.into())))
     }
 
+    /// What it is, with its article.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => "a disk",
+            Self::Net(_) => "a network device",
+        }
+    }
+
     /// Its own name.
     pub fn name(&self) -> &str {
         match self {

@@ -125,7 +125,7 @@ impl Virtio {
         let machine = config.id.as_deref().unwrap_or_default();
         for (index, net) in config.net.iter().enumerate() {
             let pulled = was_pulled(&DeviceId::Net(net.name(index)));
-            let new = net_device(net, index, machine, config.transport, pulled)?;
+            let new = net_device(net, index, machine, config.transport, pulled, &virtio.parts.log)?;
             virtio.add(new, saved)?;
         }
         if config.rng {
@@ -295,7 +295,7 @@ impl Virtio {
     ) -> Result<(String, Mac, u8), MachineError> {
         let name = |index| DeviceId::Net(net.name(index));
         let (index, device) = self.free_name(net.id.is_some(), name, net.transport)?;
-        let new = net_device(net, index, machine, Transport::Pci, false)?;
+        let new = net_device(net, index, machine, Transport::Pci, false, &self.parts.log)?;
         let slot = self.plug_new(new, orchestrator)?;
         Ok((device.name().into(), net.address(index, machine), slot))
     }
@@ -449,10 +449,15 @@ fn net_device(
     machine: &str,
     transport: Transport,
     pulled: bool,
+    log: &Log,
 ) -> Result<New, MachineError> {
     let made = network::make(net, index, machine, pulled)?;
+    let part = DeviceId::Net(net.name(index)).part();
+    for message in made.network.messages() {
+        log.named(&part).warn(message);
+    }
     Ok(New {
-        name: DeviceId::Net(net.name(index)).part(),
+        name: part,
         device: Box::new(made.device),
         handle: DeviceHandle::Net(made.handle, made.network),
         transport: net.transport.unwrap_or(transport),

@@ -26,7 +26,7 @@ pub(in crate::cli) struct NetArgs {
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum NetCommand {
     /// Add a network device
-    Add(NetAddArgs),
+    Add(Box<NetAddArgs>),
     /// Take a network device away: when the guest has let go of it, or by surprise
     Remove(NetRemoveArgs),
     /// Plug a network device's cable in, or pull it

@@ -122,7 +122,7 @@ impl FromStr for NetPlace {
         let (name, network) = split.ok_or("use NAME=NETWORK, for example net0=tap=vm5")?;
         let network: NetConfig = network.parse().map_err(|e: crate::config::NetConfigError| e.to_string())?;
         if !network.is_only_a_network() {
-            return Err("only what the network is can change: tap, bridge, fd".into());
+            return Err("only what the network is can change: auto, user, forward, dns, host_loopback, passt, tap, bridge, fd".into());
         }
         Ok(Self { name: name.into(), network })
     }
