@@ -102,7 +102,7 @@ fn a_disk_comes_and_is_pulled_from_a_guest_that_never_answers() {
     m.done(&["disk", "add", "m", "c.img"]);
     assert_eq!(m.slots(), [1, 2, 3, 4]);
     for (args, why) in [
-        (&["disk", "add", "m", "a.img,id=b"][..], "disk `b`: there is one of that name"),
+        (&["disk", "add", "m", "a.img,id=b"][..], "disk `b`: there is a disk of that name"),
         (&["disk", "add", "m", "a.img,id=x"], "disk `x` at"),
         (&["disk", "add", "m", "none.img"], "No such file"),
         (&["disk", "add", "m", "a.img,queues=0"], "queues 0"),
@@ -276,10 +276,13 @@ fn disks_share_a_limit_that_changes_and_is_saved() {
         "{}",
         m.events()
     );
-    // Whatever was set while it ran, a restored machine has what it was made with.
+    m.done(&["disk", "limit", "m", "b", "--bandwidth", "3M"]);
+    // What was set while it ran holds in a restored machine.
     m.done(&["snapshot", "m", "shot", "--stop"]);
     m.session.end();
     let m = Machine::restored(dir.path());
-    assert_eq!(metric(&m, "limit_group.shared.operations"), "100");
+    assert_eq!(metric(&m, "limit_group.shared.operations"), "7");
+    assert_eq!(metric(&m, "limit_group.shared.operations_burst"), "3");
+    assert_eq!(metric(&m, "block.b.limit.bandwidth"), (3 << 20).to_string());
     m.done(&["disk", "add", "m", "d.img,id=d,limit_group=shared"]);
 }

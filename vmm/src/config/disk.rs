@@ -128,6 +128,13 @@ impl DiskConfig {
         self.id.clone().unwrap_or_else(|| format!("disk{index}"))
     }
 
+    /// As if it had had this limit from the start.
+    pub(crate) fn set_limit(&mut self, limit: LimitSettings) {
+        let LimitSettings { bandwidth, bandwidth_burst, operations, operations_burst } = limit;
+        (self.bandwidth, self.bandwidth_burst) = (bandwidth, bandwidth_burst);
+        (self.operations, self.operations_burst) = (operations, operations_burst);
+    }
+
     /// What the device is made of.
     ///
     /// # Errors

@@ -36,6 +36,20 @@ impl LimitSettings {
     }
 }
 
+impl From<LimitConfig> for LimitSettings {
+    fn from(limit: LimitConfig) -> Self {
+        let LimitConfig { bandwidth, operations } = limit;
+        let burst = |rate: Option<Rate>| rate.and_then(|rate| rate.burst).map(NonZeroU64::get);
+        let per_second = |rate: Option<Rate>| rate.map(|rate| rate.per_second.get());
+        Self {
+            bandwidth: per_second(bandwidth).map(ByteSize),
+            bandwidth_burst: burst(bandwidth).map(ByteSize),
+            operations: per_second(operations),
+            operations_burst: burst(operations),
+        }
+    }
+}
+
 /// In words: `bandwidth 100M, operations 500`.
 impl fmt::Display for LimitSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -60,6 +74,25 @@ fn rate(name: &str, per_second: Option<u64>, burst: Option<u64>) -> Result<Optio
         (per_second, burst) => {
             let burst = burst.and_then(NonZeroU64::new);
             Ok(per_second.and_then(Rate::new).map(|rate| Rate { burst, ..rate }))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_limiter_has_is_what_its_user_said() {
+        let some = LimitSettings {
+            bandwidth: Some(ByteSize(5)),
+            operations_burst: Some(3),
+            operations: Some(2),
+            ..Default::default()
+        };
+        let all = LimitSettings { bandwidth_burst: Some(ByteSize(7)), ..some };
+        for said in [LimitSettings::default(), some, all] {
+            assert_eq!(LimitSettings::from(said.limits().unwrap()), said);
         }
     }
 }

@@ -47,6 +47,13 @@ pub enum LimitGroupError {
 }
 
 impl LimitGroupConfig {
+    /// As if it had had this limit from the start.
+    pub(crate) fn set_limit(&mut self, limit: LimitSettings) {
+        let LimitSettings { bandwidth, bandwidth_burst, operations, operations_burst } = limit;
+        (self.bandwidth, self.bandwidth_burst) = (bandwidth, bandwidth_burst);
+        (self.operations, self.operations_burst) = (operations, operations_burst);
+    }
+
     /// How fast its disks may be together.
     pub fn limit(&self) -> LimitSettings {
         let Self { name: _, bandwidth, bandwidth_burst, operations, operations_burst } = *self;

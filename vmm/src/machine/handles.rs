@@ -2,6 +2,7 @@ use super::DeviceId;
 use super::groups::Groups;
 use super::network::Network;
 use super::virtio::RNG;
+use crate::config::Config;
 use drystone_block::{BlockHandle, GrowError, ResizeError};
 use drystone_limit::LimitConfig;
 use drystone_net::NetHandle;
@@ -134,6 +135,26 @@ impl Handles {
             Some(DeviceHandle::Disk(disk)) => disk.pull(),
             Some(DeviceHandle::Net(net, _)) => net.pull(),
             _ => {}
+        }
+    }
+
+    /// Writes the limits that devices have now into their configuration: somebody may have changed them.
+    pub(super) fn write_limits(&self, config: &mut Config) {
+        for (index, disk) in config.disk.iter_mut().enumerate() {
+            if let Ok(handle) = self.disk(&disk.name(index)) {
+                disk.set_limit(handle.limit().into());
+            }
+        }
+        for group in &mut config.limit_group {
+            if let Some(limit) = self.groups.get(&group.name) {
+                group.set_limit(limit.config().into());
+            }
+        }
+        for (index, net) in config.net.iter_mut().enumerate() {
+            if let Ok(handle) = self.net(&net.name(index)) {
+                let (rx, tx) = handle.limits();
+                (net.rx, net.tx) = (rx.into(), tx.into());
+            }
         }
     }
 

@@ -127,7 +127,8 @@ impl Machine {
     }
 
     fn about(&self) -> Result<About, SnapshotError> {
-        let config = self.config.absolute().map_err(|e| SnapshotError::Encode(e.to_string()))?;
+        let mut config = self.config.absolute().map_err(|e| SnapshotError::Encode(e.to_string()))?;
+        self.handles().write_limits(&mut config);
         let mut outside = Vec::new();
         let handles = self.handles();
         let there =
