@@ -2,6 +2,10 @@
 //! kernel, a small guest, and a `drystone` to boot them with, as files of a job in the lab.
 #![allow(clippy::expect_used)]
 
+mod tools;
+
+pub use tools::{TOOLS, tools_disk};
+
 use drystone_lab::initramfs::{Builder, LOAD_MODULES};
 use drystone_lab::{Error as LabError, Job, Lab, Outcome, Progress, Reference, Version, build_binary};
 use std::path::PathBuf;

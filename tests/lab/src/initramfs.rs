@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -118,20 +119,10 @@ impl Builder {
     /// [`InitramfsError::File`] when a part of it is not there, or its loader does not list its libraries.
     pub fn program(self, path: &str, root: &Path, program: &str) -> Result<Self, InitramfsError> {
         let loader = root.join(LOADER);
-        let failed = |error| InitramfsError::File {
-            attempt: "list the libraries of",
-            path: root.join(program),
-            source: error,
-        };
-        let mut list = Command::new(&loader);
-        list.arg("--library-path").arg(root.join(LIBRARIES)).arg("--list").arg(root.join(program));
-        let listed = list.output().map_err(failed)?;
+        let libraries = libraries(root, &loader, program)?;
         let (lib, bin) = (format!("{path}.lib"), format!("{path}.bin"));
         let mut builder = self.copy(&bin, &root.join(program))?.copy(&format!("{lib}/ld.so"), &loader)?;
-        for library in
-            String::from_utf8_lossy(&listed.stdout).split_whitespace().filter(|w| w.starts_with('/'))
-        {
-            let library = Path::new(library);
+        for library in &libraries {
             if let Some(name) = library.file_name() {
                 builder = builder.copy(&format!("{lib}/{}", name.display()), library)?;
             }
@@ -195,6 +186,34 @@ impl Builder {
         fs::write(path, self.build()?).map_err(failed)
     }
 
+    /// Puts what is below `prefix` into a directory of the host: the root of a disk that is to be mounted there in the guest, for what is
+    /// too much for a guest's memory. Directories, files and symbolic links; devices are left out.
+    ///
+    /// # Errors
+    /// [`InitramfsError::File`] when something cannot be written, as where there is something already.
+    pub fn unpack(&self, prefix: &str, to: &Path) -> Result<(), InitramfsError> {
+        let prefix = prefix.trim_matches('/');
+        for (path, entry) in &self.entries {
+            let Some(rest) = path.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/')) else {
+                continue;
+            };
+            let place = to.join(rest);
+            let done = match entry.kind {
+                Kind::Directory => fs::create_dir(&place),
+                Kind::File => fs::write(&place, &entry.data).and_then(|()| {
+                    fs::set_permissions(&place, fs::Permissions::from_mode(entry.permissions))
+                }),
+                Kind::Symlink => {
+                    let target = std::ffi::OsStr::from_bytes(&entry.data);
+                    std::os::unix::fs::symlink(target, &place)
+                }
+                Kind::CharDevice(..) | Kind::BlockDevice(..) => Ok(()),
+            };
+            done.map_err(|source| InitramfsError::File { attempt: "write", path: place, source })?;
+        }
+        Ok(())
+    }
+
     fn with(mut self, path: &str, kind: Kind, permissions: u32, data: Vec<u8>) -> Self {
         let path = path.trim_matches('/').to_string();
         for (end, _) in path.match_indices('/') {
@@ -204,6 +223,30 @@ impl Builder {
         }
         self.entries.insert(path, Entry { kind, permissions, data });
         self
+    }
+}
+
+/// What a program of an unpacked package tree needs, as its loader says.
+fn libraries(root: &Path, loader: &Path, program: &str) -> Result<Vec<PathBuf>, InitramfsError> {
+    let failed =
+        |source| InitramfsError::File { attempt: "list the libraries of", path: root.join(program), source };
+    let mut directories = vec![root.join(LIBRARIES)];
+    loop {
+        let path = std::env::join_paths(&directories).map_err(|e| failed(std::io::Error::other(e)))?;
+        let mut list = Command::new(loader);
+        list.arg("--library-path").arg(path).arg("--list").arg(root.join(program));
+        let listed = list.output().map_err(failed)?;
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let found = text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+        let found: Vec<_> = found.collect();
+        // A library may say itself where others are, and means the place where it is installed: this host's, with other versions.
+        let elsewhere = found.iter().filter_map(|path| path.strip_prefix("/").ok()?.parent());
+        let Some(more) =
+            elsewhere.map(|dir| root.join(dir)).find(|dir| dir.is_dir() && !directories.contains(dir))
+        else {
+            return Ok(found);
+        };
+        directories.push(more);
     }
 }
 
@@ -221,6 +264,20 @@ mod tests {
         assert_eq!(builder.entries["a"].permissions, 0o700);
         let again = Builder::new().dir("/a", 0o700).file("/a/b/c", 0o644, "two");
         assert_eq!(builder.build().unwrap(), again.build().unwrap(), "equal contents give equal bytes");
+    }
+
+    #[test]
+    fn what_is_below_a_place_can_be_unpacked() {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = Builder::new()
+            .file("/tools/bin/x", 0o755, "x")
+            .symlink("/tools/y", "bin/x")
+            .file("/z", 0o644, "z");
+        builder.unpack("/tools", dir.path()).unwrap();
+        assert_eq!(fs::read(dir.path().join("y")).unwrap(), b"x");
+        let mode = fs::metadata(dir.path().join("bin/x")).unwrap().permissions().mode();
+        assert_eq!((mode & 0o777, fs::read_dir(dir.path()).unwrap().count()), (0o755, 2));
+        assert!(builder.unpack("/tools", dir.path()).is_err(), "nothing is written over");
     }
 
     #[test]
