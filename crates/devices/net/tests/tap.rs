@@ -184,6 +184,17 @@ fn an_interface_that_goes_down_or_away_is_told() {
             "a header that is none"
         );
         assert_eq!(m.log.take(), Vec::<String>::new(), "the guest's own doing");
+        for n in 0..100 {
+            if n % 3 == 0 {
+                m.send(0, &frame(OTHER, MAC, 60, n));
+            } else {
+                assert!(m.add(1, &[&bad], &[]));
+            }
+        }
+        m.run();
+        (0..100).for_each(|_| assert_eq!(m.take(1), Some(vec![])));
+        let count = &m.handle.counters()[0];
+        assert_eq!((count.tx_frames.get(), count.tx_errors.get()), (34, 67), "each for itself");
         ip(&format!("link set {} down", tap.name()));
         m.send(0, &frame(OTHER, MAC, 60, 0));
         m.run();
@@ -193,7 +204,7 @@ fn an_interface_that_goes_down_or_away_is_told() {
         ip(&format!("link set {} up", tap.name()));
         m.send(0, &frame(OTHER, MAC, 60, 0));
         m.run();
-        assert_eq!((m.take(1), m.handle.counters()[0].tx_frames.get()), (Some(vec![]), 1));
+        assert_eq!((m.take(1), m.handle.counters()[0].tx_frames.get()), (Some(vec![]), 35));
         ip(&format!("link del {}", tap.name()));
         assert!(m.add(0, &[], &[1600]));
         m.send(0, &frame(OTHER, MAC, 60, 0));

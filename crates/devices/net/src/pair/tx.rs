@@ -31,6 +31,17 @@ struct Head {
     len: usize,
 }
 
+/// What became of a batch.
+#[derive(Default)]
+struct Given {
+    /// How many of its first frames are done with.
+    taken: usize,
+    /// Which of those the host did not take.
+    lost: Vec<usize>,
+    /// The last reason that the guest is not the only cause of.
+    failure: Option<io::Error>,
+}
+
 /// Why serving ends.
 #[derive(PartialEq, Eq)]
 enum Stop {
@@ -66,10 +77,7 @@ impl Tx {
             let mut failure = None;
             let stop = self.burst(end, cx, &mut failure)?;
             if let Some(error) = failure {
-                end.count().tx_errors.increment();
-                if !is_the_guests(&error) {
-                    cx.report("sending a frame", &error);
-                }
+                cx.report("sending a frame", &error);
             }
             if stop == Stop::Idle {
                 return Ok(());
@@ -84,40 +92,29 @@ impl Tx {
         failure: &mut Option<io::Error>,
     ) -> Result<Stop, Fault> {
         let mut ring = cx.ring(self.queue)?;
-        let mut stop = self.collect(end, &mut ring)?;
+        let stop = self.collect(end, &mut ring)?;
         if self.batch.is_empty() {
             return Ok(stop);
         }
-        let (taken, outcome) = self.hand_over(end, &mut ring)?;
-        let mut rest = self.batch.split_off(taken.min(self.batch.len()));
-        for chain in self.batch.drain(..) {
+        let Given { taken, lost, failure: failed } = self.hand_over(end, &mut ring)?;
+        *failure = failed;
+        let rest = self.batch.split_off(taken.min(self.batch.len()));
+        for (n, chain) in self.batch.drain(..).enumerate() {
             let count = end.count();
-            count.tx_frames.increment();
-            count.tx_bytes.add(cost(&chain).bytes);
+            if lost.contains(&n) {
+                count.tx_errors.increment();
+            } else {
+                count.tx_frames.increment();
+                count.tx_bytes.add(cost(&chain).bytes);
+            }
             ring.complete(chain, 0)?;
         }
-        match outcome {
-            Ok(()) => {}
-            Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                end.count().tx_stalls.increment();
-                stop = Stop::Idle;
-            }
-            Err(e) => {
-                if !rest.is_empty() {
-                    ring.complete(rest.remove(0), 0)?;
-                }
-                match end.check(e) {
-                    Some(error) => *failure = Some(error),
-                    None => end.count().tx_errors.increment(),
-                }
-                // The rest is taken from the ring once more.
-                stop = Stop::More;
-            }
+        if rest.is_empty() {
+            return Ok(stop);
         }
-        if !rest.is_empty() {
-            self.put_back(end, rest, &mut ring)?;
-        }
-        Ok(stop)
+        end.count().tx_stalls.increment();
+        self.put_back(end, rest, &mut ring)?;
+        Ok(Stop::Idle)
     }
 
     /// To the ring: what waits, and what the port did not take.
@@ -218,12 +215,8 @@ impl Tx {
         Ok(false)
     }
 
-    /// Gives the batch to the port.
-    fn hand_over<M: Mem>(
-        &mut self,
-        end: &mut End,
-        ring: &mut RingRef<'_, M>,
-    ) -> Result<(usize, io::Result<()>), Fault> {
+    /// Gives the batch to the port, as far as that takes it.
+    fn hand_over<M: Mem>(&mut self, end: &mut End, ring: &mut RingRef<'_, M>) -> Result<Given, Fault> {
         let mut frames = Vec::with_capacity(self.batch.len());
         let mut heads = self.heads.iter();
         for chain in &self.batch {
@@ -233,7 +226,21 @@ impl Tx {
             ring.gather(chain, looked.len() as u64, &mut frame)?;
             frames.push(frame);
         }
-        let given = end.port.send(&frames);
+        let mut given = Given::default();
+        while let Some(left) = frames.get(given.taken..).filter(|left| !left.is_empty()) {
+            let (taken, outcome) = end.port.send(left);
+            given.taken += taken;
+            match outcome {
+                Ok(()) => break,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+                // That frame is lost; those behind it may do better.
+                Err(e) => {
+                    given.lost.push(given.taken);
+                    given.taken += 1;
+                    given.failure = end.check(e).filter(|e| !is_the_guests(e)).or(given.failure);
+                }
+            }
+        }
         self.spare.extend(frames.into_iter().map(Gather::recycle));
         Ok(given)
     }
