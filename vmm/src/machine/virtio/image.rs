@@ -1,7 +1,7 @@
 //! What a disk is kept in.
 use super::Memory;
 use crate::config::{DiskConfig, DiskFormat};
-use crate::machine::{DeviceId, MachineError};
+use crate::machine::MachineError;
 use drystone_block::{Block, BlockConfig, BlockHandle, Host};
 use drystone_observe::Log;
 use drystone_state::{Component, ComponentError, NoState, Persist, PersistDyn, RestoreError, SaveError};
@@ -57,6 +57,7 @@ fn open_format(
 /// A raw image that looks like another: whoever forgot to say so finds no file system in it. It stays raw, as a guest may have written it.
 #[cfg(feature = "formats")]
 fn warn_of_content(block: &BlockConfig, log: &Log) {
+    use crate::machine::DeviceId;
     if let Some(format) = drystone_block_formats::looks_like(&block.path) {
         log.named(&DeviceId::Disk(block.id.clone()).part()).warn(format_args!(
             "{} begins like {name}, and is used as raw, as no format= says otherwise: format={name}, if you made it so",
