@@ -134,8 +134,11 @@ pub trait Engine<M: Mem>: Send {
     /// Takes a job. Every job comes back from [`reap`](Self::reap), also one that could not be begun.
     fn submit(&mut self, job: Job<M>);
 
-    /// No more jobs come for now: what was submitted is begun.
-    fn commit(&mut self) {}
+    /// No more jobs come for now: what was submitted is begun. False if the host cannot take some of it just now: it is to be called again
+    /// soon, as nothing may be with the host that could say when.
+    fn commit(&mut self) -> bool {
+        true
+    }
 
     /// The next job that has ended, in any order.
     fn reap(&mut self) -> Option<Done<M>>;

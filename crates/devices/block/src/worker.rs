@@ -7,9 +7,12 @@ use drystone_memory::Mem;
 use drystone_virtio::{Chain, Cx, Fault, RingRef, Source, Timer, Worker};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 const TIMER: u32 = 0;
 const ENGINE: u32 = 1;
+/// When a host that could not take what it was given is asked again.
+const RETRY: Duration = Duration::from_millis(2);
 
 /// Serves one queue.
 pub(crate) struct Queue<M: Mem> {
@@ -59,16 +62,19 @@ impl<M: Mem> Queue<M> {
     fn serve(&mut self, cx: &mut Cx<'_, M>) -> Result<(), Fault> {
         let through = self.writes_through(cx.features());
         let (mut failure, mut ring) = (None, cx.ring(self.index)?);
-        loop {
+        let all_begun = loop {
             self.reap(&mut ring, &mut failure)?;
             let begun = self.begin_all(&mut ring, through)?;
-            self.engine.commit();
+            let all_begun = self.engine.commit();
             // Some may have ended while they were begun.
             if !begun {
-                break;
+                break all_begun;
             }
-        }
+        };
         drop(ring);
+        if !all_begun {
+            self.timer.set(RETRY);
+        }
         self.count().set_in_flight(self.in_flight);
         report(cx, failure);
         Ok(())
@@ -284,6 +290,7 @@ impl<M: Mem> Worker<M> for Queue<M> {
         let mut failure = None;
         let mut ring = cx.ring(self.index)?;
         self.reap(&mut ring, &mut failure)?;
+        // What cannot be begun now is by the next call.
         self.engine.commit();
         // What is still in flight may fail too.
         if self.in_flight == 0 {

@@ -162,10 +162,11 @@ impl<M: Mem> Engine<M> for ThreadEngine<M> {
     fn submit(&mut self, job: Job<M>) {
         self.batch.push(job);
     }
-    fn commit(&mut self) {
+    fn commit(&mut self) -> bool {
         if !self.batch.is_empty() {
             self.pool.begin(&mut self.batch, &self.ended);
         }
+        true
     }
     fn reap(&mut self) -> Option<Done<M>> {
         if self.taken.is_empty() {

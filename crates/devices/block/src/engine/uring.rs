@@ -118,14 +118,8 @@ impl<M: Mem> Engine<M> for UringEngine<M> {
         }
     }
 
-    /// What the host has no memory for just now is tried again when something else has ended, or the guest asks for more.
-    fn commit(&mut self) {
-        let mut tries = 0;
-        while self.ring.submit().is_err() && tries < 100 {
-            // Nothing else may be with the host that could wake us.
-            std::thread::sleep(Duration::from_millis(1));
-            tries += 1;
-        }
+    fn commit(&mut self) -> bool {
+        self.ring.submit().is_ok()
     }
 
     fn reap(&mut self) -> Option<Done<M>> {
