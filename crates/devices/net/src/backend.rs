@@ -11,7 +11,7 @@ pub const MAX_FRAME: usize = 14 + 4 + 65535;
 
 /// What carries a device's frames, all its pairs of queues together. Called from the device's own lane, never on the data path.
 ///
-/// One that loses its way for good says so through its [`Port`]s.
+/// One that loses its way says so through its [`Port`]s.
 pub trait Backend: Send + Sync {
     /// What it can do with headers: both for frames that it is given, and for those that it gives. None if it only knows
     /// frames as they are on a wire.
@@ -73,9 +73,14 @@ pub trait Port: Send {
         None
     }
 
-    /// Whether an error means that nothing will ever come or go here again.
+    /// Whether an error means that nothing will come or go here again, for good or until it [is back](Self::is_back).
     fn is_gone(&self, error: &io::Error) -> bool {
         let _ = error;
+        false
+    }
+
+    /// Asked of one that is gone, when a [source](Self::source) is ready: whether frames come and go again. For most there is no way back.
+    fn is_back(&mut self) -> bool {
         false
     }
 }

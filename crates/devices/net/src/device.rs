@@ -33,8 +33,10 @@ pub(crate) enum Message {
     Pulled,
     /// The guest is to tell the network where it is.
     Announce,
-    /// Nothing will ever come or go on this port again.
+    /// Nothing comes or goes on a port any more.
     Gone(io::Error),
+    /// Something does again.
+    Back,
 }
 
 /// The device. As a worker it has the control queue; each pair of queues has a worker of its own.
@@ -114,7 +116,8 @@ impl<M: Mem> Net<M> {
     fn take_messages(&mut self, cx: &Cx<'_, M>) {
         while let Some(message) = self.mailbox.take() {
             match message {
-                Message::Link(up) => self.set_link(up, cx),
+                Message::Link(up) => self.change_link(cx, |shared| shared.set_cable(up)),
+                Message::Back => self.change_link(cx, |shared| shared.count_lost(false)),
                 // The link was cut when it was said.
                 Message::Pulled if cx.features() & STATUS != 0 => cx.config_changed(),
                 Message::Pulled => {}
@@ -125,18 +128,18 @@ impl<M: Mem> Net<M> {
                 Message::Announce => {}
                 Message::Gone(error) => {
                     cx.report("reaching the network: the guest's link is down", &error);
-                    self.set_link(false, cx);
+                    self.change_link(cx, |shared| shared.count_lost(true));
                 }
             }
         }
     }
 
-    fn set_link(&self, up: bool, cx: &Cx<'_, M>) {
-        if self.shared.link() != up {
-            self.shared.set_link(up);
-            if cx.features() & STATUS != 0 {
-                cx.config_changed();
-            }
+    /// Tells the driver if a change is one of its link.
+    fn change_link(&self, cx: &Cx<'_, M>, change: impl FnOnce(&Shared)) {
+        let before = self.shared.link();
+        change(&self.shared);
+        if self.shared.link() != before && cx.features() & STATUS != 0 {
+            cx.config_changed();
         }
     }
 

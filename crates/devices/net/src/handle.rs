@@ -26,7 +26,7 @@ impl NetHandle {
         self.postbox.post(Message::Link(up))
     }
 
-    /// Whether the cable is in.
+    /// Whether the cable is in, and leads to a network.
     pub fn link(&self) -> bool {
         self.shared.link()
     }

@@ -30,7 +30,7 @@ struct End {
     shared: Arc<Shared>,
     timer: Timer,
     postbox: Postbox<Message>,
-    /// Nothing will ever come or go again.
+    /// Nothing comes or goes, until the port is back.
     gone: bool,
 }
 
@@ -60,7 +60,7 @@ impl End {
 
     /// Has the port go on with what it has.
     fn flush<M: Mem>(&mut self, cx: &Cx<'_, M>) {
-        if self.gone {
+        if self.gone && !self.comes_back() {
             return;
         }
         let failure = self.port.flush().err().filter(|e| e.kind() != ErrorKind::WouldBlock);
@@ -70,7 +70,14 @@ impl End {
         }
     }
 
-    /// The port has failed: is it for good?
+    /// The port is gone: is it back?
+    fn comes_back(&mut self) -> bool {
+        // With a full mailbox the guest does not hear of it, and it is asked again.
+        self.gone = !(self.port.is_back() && self.postbox.post(Message::Back).is_ok());
+        !self.gone
+    }
+
+    /// The port has failed: is it gone?
     fn check(&mut self, error: io::Error) -> Option<io::Error> {
         if !self.port.is_gone(&error) {
             return Some(error);

@@ -6,6 +6,7 @@ mod forward;
 mod frames;
 mod probe;
 mod process;
+mod redial;
 
 pub use config::PasstConfig;
 pub use error::PasstError;
@@ -15,7 +16,8 @@ use crate::{Backend, Port};
 use drystone_memory::{Gather, Scatter};
 use drystone_virtio::Source;
 use frames::Frames;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
+use redial::Redial;
+use rustix::net::{SocketType, sockopt};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -28,7 +30,10 @@ pub struct Passt {
 }
 
 /// The port of a [`Passt`].
-pub struct PasstPort(Frames<Arc<OwnedFd>>);
+pub struct PasstPort {
+    frames: Frames<Arc<OwnedFd>>,
+    redial: Option<Redial>,
+}
 
 /// A back end, and its port.
 type Network = (Arc<Passt>, Vec<Box<dyn Port>>);
@@ -58,20 +63,19 @@ impl Passt {
             Some(path) => format!("what it had to say is in {}", path.display()),
             None => "what it had to say is in the system's log: `journalctl -t passt` shows it".into(),
         };
-        Ok(Self::on(started.socket, format!("passt has ended; {told}"), started.messages))
+        let frames = Self::frames(started.socket, format!("passt has ended; {told}"));
+        Ok(Self::on(frames, None, started.messages))
     }
 
-    /// A passt that runs, at the path of its socket (`passt --socket PATH`).
+    /// A passt that runs, at the path of its socket (`passt --socket PATH`). If it goes, the guest's cable is out until there is one again.
     ///
     /// # Errors
     /// [`PasstError`].
     pub fn connect(path: &Path) -> Result<Network, PasstError> {
-        let failed =
-            |cause: rustix::io::Errno| PasstError::Connect { path: path.into(), cause: cause.into() };
-        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-        let socket = socket.map_err(failed)?;
-        connect(&socket, &SocketAddrUnix::new(path).map_err(failed)?).map_err(failed)?;
-        Ok(Self::on(socket, format!("the passt at {} has gone", path.display()), Vec::new()))
+        let failed = |cause| PasstError::Connect { path: path.into(), cause };
+        let redial = Redial::new(path).map_err(failed)?;
+        let frames = redial.dial().map_err(failed)?;
+        Ok(Self::on(frames, Some(redial), Vec::new()))
     }
 
     /// A passt, or whatever speaks as it does (QEMU's `-netdev stream` does), at the other end of a connected stream socket.
@@ -85,14 +89,18 @@ impl Passt {
         }
         // One that was never connected says so now, not with the guest's first frame.
         rustix::net::getpeername(&socket).map_err(|e| PasstError::NotAStream(e.into()))?;
-        Ok(Self::on(socket, "the other end of the network's socket has gone".into(), Vec::new()))
+        let frames = Self::frames(socket, "the other end of the network's socket has gone".into());
+        Ok(Self::on(frames, None, Vec::new()))
     }
 
-    fn on(socket: OwnedFd, farewell: String, messages: Vec<String>) -> Network {
+    fn frames(socket: OwnedFd, farewell: String) -> Frames<Arc<OwnedFd>> {
         // What is granted will do.
         let _ = sockopt::set_socket_send_buffer_size(&socket, SEND_BUFFER);
-        let port = PasstPort(Frames::new(Arc::new(socket), farewell));
-        (Arc::new(Self { messages }), vec![Box::new(port)])
+        Frames::new(Arc::new(socket), farewell)
+    }
+
+    fn on(frames: Frames<Arc<OwnedFd>>, redial: Option<Redial>, messages: Vec<String>) -> Network {
+        (Arc::new(Self { messages }), vec![Box::new(PasstPort { frames, redial })])
     }
 
     /// What passt said when it was started: warnings, such as that it knows of no DNS server.
@@ -105,22 +113,37 @@ impl Backend for Passt {}
 
 impl Port for PasstPort {
     fn send(&mut self, frames: &[Gather<'_>]) -> (usize, io::Result<()>) {
-        self.0.send(frames)
+        self.frames.send(frames)
     }
 
     fn receive(&mut self, room: &mut Scatter<'_>) -> io::Result<usize> {
-        self.0.receive(room)
+        self.frames.receive(room)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.frames.flush()
     }
 
     fn source(&self, token: u32) -> Option<Source> {
-        Some(Source { fd: self.0.stream().clone(), token, readable: true, writable: true })
+        let stream = || Source { fd: self.frames.stream().clone(), token, readable: true, writable: true };
+        Some(self.redial.as_ref().map_or_else(stream, |redial| redial.source(token)))
     }
 
     fn is_gone(&self, _: &io::Error) -> bool {
-        self.0.has_ended()
+        let gone = self.frames.has_ended();
+        if let Some(redial) = self.redial.as_ref().filter(|_| gone) {
+            redial.later();
+        }
+        gone
+    }
+
+    fn is_back(&mut self) -> bool {
+        if let Some(redial) = self.redial.as_ref().filter(|_| self.frames.has_ended()) {
+            match redial.dial() {
+                Ok(frames) => self.frames = frames,
+                Err(_) => redial.later(),
+            }
+        }
+        !self.frames.has_ended()
     }
 }

@@ -22,7 +22,10 @@ pub(crate) struct Shared {
     pub filter: ArcSwap<Filter>,
     hook: Option<Mutex<Box<dyn Hook>>>,
     mac: AtomicU64,
-    link: AtomicBool,
+    /// The cable is in.
+    cable: AtomicBool,
+    /// Ports through which nothing comes or goes.
+    lost: AtomicU16,
     /// It is on no network, for good.
     pulled: AtomicBool,
     announce: AtomicBool,
@@ -62,7 +65,8 @@ impl Shared {
             filter: ArcSwap::from_pointee(Filter::default()),
             hook: hook.map(Mutex::new),
             mac: AtomicU64::new(number(config.mac)),
-            link: AtomicBool::new(true),
+            cable: AtomicBool::new(true),
+            lost: AtomicU16::new(0),
             pulled: AtomicBool::new(false),
             announce: AtomicBool::new(false),
             pairs: AtomicU16::new(1),
@@ -96,8 +100,18 @@ impl Shared {
         self.mac.store(number(mac), Ordering::Release);
     }
 
+    /// Frames come and go, as far as the guest can tell.
     pub fn link(&self) -> bool {
-        self.link.load(Ordering::Acquire) && !self.is_pulled()
+        self.cable() && self.lost.load(Ordering::Acquire) == 0
+    }
+    pub fn cable(&self) -> bool {
+        self.cable.load(Ordering::Acquire) && !self.is_pulled()
+    }
+    /// One port more, or one less, has lost the network.
+    pub fn count_lost(&self, more: bool) {
+        let change = |lost: u16| Some(if more { lost.saturating_add(1) } else { lost.saturating_sub(1) });
+        // It always gives a number.
+        let _ = self.lost.fetch_update(Ordering::AcqRel, Ordering::Acquire, change);
     }
     pub fn is_pulled(&self) -> bool {
         self.pulled.load(Ordering::Acquire)
@@ -105,8 +119,8 @@ impl Shared {
     pub fn pull(&self) {
         self.pulled.store(true, Ordering::Release);
     }
-    pub fn set_link(&self, up: bool) {
-        self.link.store(up, Ordering::Release);
+    pub fn set_cable(&self, plugged: bool) {
+        self.cable.store(plugged, Ordering::Release);
     }
     pub fn announce(&self) -> bool {
         self.announce.load(Ordering::Acquire)

@@ -43,7 +43,7 @@ impl<M: Mem> Persist for Net<M> {
         Ok(NetState {
             own_mac: shared.own_mac,
             mac,
-            link: shared.link(),
+            link: shared.cable(),
             pairs,
             guest_offloads,
             filter,
@@ -79,7 +79,7 @@ impl<M: Mem> Persist for Net<M> {
         shared.rx_limiter.restore(rx_limiter)?;
         shared.tx_limiter.restore(tx_limiter)?;
         shared.drive(Driven { mac, pairs, guest_offloads, filter });
-        shared.set_link(link);
+        shared.set_cable(link);
         self.announce_later();
         Ok(())
     }

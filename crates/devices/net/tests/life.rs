@@ -78,6 +78,9 @@ fn a_network_that_is_gone_is_a_cable_that_is_out() {
     assert_eq!(goes_and_comes(&mut m), (false, false));
     let log = m.log.take();
     assert!(log.len() == 1 && log[0].contains("reaching the network"), "{log:?}");
+    // On another network there is no reason for it to be out.
+    m.move_away();
+    assert_eq!((m.status() & 1, goes_and_comes(&mut m)), (1, (true, true)));
     // Sending finds out as well.
     let mut m = machine(ALL & !MQ);
     m.wire.cut();

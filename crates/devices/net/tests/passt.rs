@@ -169,6 +169,66 @@ fn a_peer_that_goes_is_a_cable_that_is_out() {
 }
 
 #[test]
+fn a_passt_that_is_started_again_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("passt.sock");
+    let config = PasstConfig { socket: Some(path.clone()), ..PasstConfig::default() };
+    let mut listener = Some(UnixListener::bind(&path).unwrap());
+    let (passt, ports) = Passt::start(&config).unwrap();
+    let mut m = NetMachine::on(common::config(), passt, ports, ALL);
+    let doorbells = Arc::new(Doorbells::new(3).unwrap());
+    let runner = Runner::new("net", NonZeroUsize::MIN).unwrap();
+    let attachment = runner.attach(m.port.0.core(), &doorbells).unwrap();
+    let kick = |queue| doorbells.event(queue).unwrap().write(1).unwrap();
+    (0..100).for_each(|_| assert!(m.add(0, &[], &[2000])));
+    kick(0);
+    let end = Instant::now() + Duration::from_secs(60);
+    for life in 0..3 {
+        let own = listener.take().unwrap_or_else(|| UnixListener::bind(&path).unwrap());
+        let (mut stream, _) = own.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        while m.status() & 1 == 0 {
+            assert!(Instant::now() < end, "life {life}: the link is still down");
+        }
+        // Far more than the host keeps: that there is room again must still be heard of.
+        let large: Vec<_> = (0..200).map(|n| frame(OTHER, MAC, 60_000, n)).collect();
+        large.iter().for_each(|frame| m.send(0, frame));
+        kick(1);
+        large.iter().for_each(|frame| assert_eq!(next(&mut stream), *frame));
+        stream.write_all(&framed(&frame(MAC, OTHER, 100, life))).unwrap();
+        let got = loop {
+            assert!(Instant::now() < end, "life {life}: nothing is received");
+            if let Some((got, _)) = m.received(0) {
+                break got;
+            }
+        };
+        assert_eq!(got[FRAME_HEADER..], frame(MAC, OTHER, 100, life));
+        // In the middle of a frame.
+        stream.write_all(&[0, 0, 0, 9, 1]).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        drop((own, stream));
+        while m.status() & 1 == 1 {
+            assert!(Instant::now() < end, "life {life}: the link is still up");
+        }
+        while m.take(1).is_some() {}
+        let log = m.log.take();
+        let told = format!("the passt at {} has gone", path.display());
+        assert!(log.len() == 1 && log[0].contains(&told), "{log:?}");
+    }
+    // The operator's cable is one thing, the network another.
+    m.handle.set_link(false).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    let _stream = listener.accept().unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(m.status() & 1, 0);
+    m.handle.set_link(true).unwrap();
+    while m.status() & 1 == 0 {
+        assert!(Instant::now() < end, "the cable is in");
+    }
+    drop(attachment);
+}
+
+#[test]
 fn a_peer_that_lies_is_left() {
     for lie in [0, 70_000, u32::MAX] {
         let (mut m, mut passt) = machine();

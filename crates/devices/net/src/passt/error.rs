@@ -130,6 +130,7 @@ fn connect(path: &Path, error: &io::Error) -> String {
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
             format!(": `passt --socket {}` begins one", path.display())
         }
+        ErrorKind::WouldBlock => ": it serves somebody else".into(),
         ErrorKind::PermissionDenied => {
             ": it is its user's: run as the same one, or give access to the socket".into()
         }
