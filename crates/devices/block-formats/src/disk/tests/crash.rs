@@ -77,6 +77,19 @@ impl Story {
         Self { begin, events, steps }
     }
 
+    /// A moment: any, or by turns one right after an entry of a table was written.
+    fn moment(&self, n: u64, dice: &mut Dice) -> usize {
+        let entry = |(at, event): (usize, &Event)| match event {
+            Event::Write(_, bytes) if bytes.len() <= 8 => Some(at + 1),
+            _ => None,
+        };
+        let entries: Vec<_> = self.events.iter().enumerate().filter_map(entry).collect();
+        if n.is_multiple_of(2) && !entries.is_empty() {
+            return entries[dice.below(entries.len() as u64) as usize];
+        }
+        dice.below(self.events.len() as u64 + 1) as usize
+    }
+
     /// What each sector may hold when only what was asked for before event `end` has happened; the second says which were written to
     /// since they were flushed.
     fn may_hold(&self, sectors: &[Sector], end: usize) -> Vec<(BTreeSet<Sector>, bool)> {
@@ -202,8 +215,8 @@ fn a_process_that_is_killed_leaves_what_was_flushed_and_no_damage() {
         let before = content(&std::fs::read(&place.disk).unwrap(), &place.scratch(), options);
         let story = Story::tell(&place.disk, place.sectors, seed, 150);
         let mut dice = Dice(seed);
-        for _ in 0..moments() {
-            let end = dice.below(story.events.len() as u64 + 1) as usize;
+        for n in 0..moments() {
+            let end = story.moment(n, &mut dice);
             let context = format!("{options}, after {end} of {} calls", story.events.len());
             let found = content(&story.file(story.events[..end].iter()), &place.scratch(), &context);
             let may = story.may_hold(&before, end);
@@ -225,8 +238,8 @@ fn a_host_that_loses_its_power_leaves_what_was_flushed_and_no_damage() {
         let before = content(&std::fs::read(&place.disk).unwrap(), &place.scratch(), options);
         let story = Story::tell(&place.disk, place.sectors, seed, 150);
         let mut dice = Dice(seed);
-        for _ in 0..moments() {
-            let end = dice.below(story.events.len() as u64 + 1) as usize;
+        for n in 0..moments() {
+            let end = story.moment(n, &mut dice);
             let done = &story.events[..end];
             let synced = done.iter().rposition(|e| matches!(e, Event::Sync)).map_or(0, |at| at + 1);
             let (safe, open) = done.split_at(synced);
