@@ -179,7 +179,7 @@ tail -20 out; cat log
 
 #[test]
 fn network_devices_come_and_go_under_traffic() {
-    let rounds = if full("50 rounds of adding and removing a network device, instead of 4") { 50 } else { 4 };
+    let rounds = if full("50 rounds of adding and removing a network device, instead of 2") { 50 } else { 2 };
     let bench = Bench::new();
     let script = COMES_SCRIPT.replace("ROUNDS", &rounds.to_string());
     let job = bench.job_of(Version::V6_12, COMES, &["virtio_pci", "virtio_net"], &script);
@@ -225,7 +225,7 @@ ln -s out.0 out
 await heard 20
 said() { [ "$(sed -n 's/.*heard \([0-9][0-9]*\).*/\1/p' out.$1 | tail -n 1)" -gt $2 ] 2>/dev/null; }
 await said 0 15
-for life in 1 2 3; do
+for life in LIVES; do
     drystone snapshot t$((life-1)) snap --stop; wait $pid
     last=$(tail -n 1 heard)
     # On another interface, which has the host's address a little later.
@@ -237,24 +237,29 @@ done
 drystone restore snap --net nosuch=tap=vm9; echo "report nosuch $?"
 drystone restore snap --net net0=tap=vm9,mtu=100; echo "report more $?"
 drystone restore snap --net net0=tap=vm9,queues=2; echo "report pairs $?"
-drystone stop t3; wait $pid
+drystone stop t$life; wait $pid
 # All numbers, once, in order.
 n=0; while read number; do n=$((n+1)); [ $number = $n ] || { echo "report wrong $number"; break; }; done < heard
 echo "report numbers $n"
-grep -h lost out.*; cat log.3
+grep -h lost out.*; cat log.$life
 "#;
 
 fn connections_go_on(cpus: u32) {
     let bench = Bench::new();
-    let script = TALKS_SCRIPT.replace("CPUS", &cpus.to_string());
+    let lives: &[&str] = if full("a connection over three restored lives, instead of one") {
+        &["1", "2", "3"]
+    } else {
+        &["1"]
+    };
+    let script = TALKS_SCRIPT.replace("CPUS", &cpus.to_string()).replace("LIVES", &lives.join(" "));
     let outcome = bench.run(bench.job_of(Version::V6_12, TALKS, &["virtio_pci", "virtio_net"], &script));
     let text = outcome.text();
     assert_eq!(outcome.code, 0, "{text}");
-    for life in ["1", "2", "3"] {
+    for life in lives {
         assert!(text.contains(&format!("report life {life}\n")), "{text}");
     }
     assert_eq!(report(&text, "wrong"), None, "{text}");
-    assert!(report(&text, "numbers").unwrap().parse::<u32>().unwrap() > 80, "{text}");
+    assert!(report(&text, "numbers").unwrap().parse::<u32>().unwrap() > 35, "{text}");
     assert!(!text.contains("report lost"), "{text}");
     for (name, code) in [("nosuch", "2"), ("more", "2"), ("pairs", "2")] {
         assert_eq!(report(&text, name), Some(code), "{name}\n{text}");
