@@ -221,11 +221,6 @@ fn ext4_lives_on_qcow2_and_over_a_backing_file() {
 }
 
 #[test]
-fn xfs_lives_on_qcow2_and_over_a_backing_file() {
-    live(&Bench::new(), &Case { fs: "xfs", transport: "mmio", cpus: 1 });
-}
-
-#[test]
 fn every_file_system_lives_on_qcow2_on_every_transport() {
     if !full("both file systems on both transports with one and four queues") {
         return;
