@@ -2,6 +2,7 @@
 use super::input::Input;
 use drystone_memory::{Gather, Scatter};
 use drystone_net::{FRAME_HEADER, MAX_FRAME, Passt, Port};
+use rustix::net::sockopt;
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
@@ -37,7 +38,11 @@ pub fn passt_frames(data: &[u8]) {
     let mut input = Input::new(data);
     let (ours, theirs) = UnixStream::pair().unwrap();
     theirs.set_nonblocking(true).unwrap();
+    let same = ours.try_clone().unwrap();
     let (_, mut ports) = Passt::from_stream(OwnedFd::from(ours)).unwrap();
+    // As little as the host may keep, so that frames are sent in parts.
+    sockopt::set_socket_send_buffer_size(&same, 1).unwrap();
+    drop(same);
     let mut peer = Peer {
         port: ports.remove(0),
         stream: Some(theirs),
