@@ -69,7 +69,10 @@ impl Rx {
     pub fn begin<M: Mem>(&mut self, merges: bool, cx: &Cx<'_, M>) {
         self.merges = merges;
         self.size = cx.ring_state(self.queue).map_or(0, |state| state.size.into());
-        self.spill.resize(LONGEST, 0);
+        if self.spill.is_empty() {
+            // Of the host's zeros, which take no memory before something is spilled.
+            self.spill = vec![0; LONGEST];
+        }
     }
 
     /// Gives the guest what has come, until there is no more, it has no buffers, or a frame must wait.
