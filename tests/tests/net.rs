@@ -50,9 +50,11 @@ await says cable
 echo "report sum $(md5sum < data)"; echo "report back $(md5sum < back)"
 echo "report frames $(metric net.net0.rx_frames) $(metric net.net0.rx_bytes) $(metric net.net0.tx_frames) $(metric net.net0.tx_bytes)"
 echo "report name $(metric net.net0.interface)"
-drystone net link n net0 down; await says out; drystone net link n net0 up
+drystone net link n net0 down; await says out
 drystone net link n nosuch up; echo "report nosuch $?"
 drystone net limit n net0 both --bandwidth 1M; echo "report limit $(metric net.net0.rx_limit.bandwidth) $(metric net.net0.tx_limit.bandwidth)"
+# The guest ends soon after.
+drystone net link n net0 up
 wait $pid; echo "report exit $?"
 test -e /sys/class/net/vm0; echo "report left $?"
 sed 's/^report /guest /' out; cat log
@@ -112,14 +114,15 @@ fn data_goes_and_comes_over_mmio_by_four_queues() {
 
 #[test]
 fn much_data_goes_and_comes() {
-    if full("200 MB each way, over both transports, by one queue and by four, on both kernels") {
+    // More finds no room in the guest.
+    if full("90 MB each way, over both transports, by one queue and by four, on both kernels") {
         for (version, queues, transport) in [
             (Version::V6_12, 1, "mmio"),
             (Version::V6_12, 4, "pci"),
             (Version::V6_1, 1, "pci"),
             (Version::V6_1, 4, "mmio"),
         ] {
-            goes_and_comes(version, queues, &format!("transport={transport}"), 200);
+            goes_and_comes(version, queues, &format!("transport={transport}"), 90);
         }
     }
 }
