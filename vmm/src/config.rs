@@ -7,6 +7,7 @@ mod cpu;
 mod cpus;
 mod disk;
 mod file;
+mod flag;
 mod limit;
 mod limit_group;
 mod memory;
@@ -22,11 +23,12 @@ pub use boot::BootProtocol;
 pub use console::ConsoleConfig;
 pub use cpu::{CpuConfig, ModelChoice, ModelFile};
 pub use cpus::{CpusConfig, CpusError};
-pub use disk::{DiskBacking, DiskConfig, DiskError, DiskFormat};
+pub use disk::{DiskBacking, DiskConfig, DiskFormat};
+pub use flag::FlagError;
 pub use limit::LimitSettings;
-pub use limit_group::{LimitGroupConfig, LimitGroupError};
+pub use limit_group::LimitGroupConfig;
 pub use memory::{HugePages, MemoryBacking, MemoryConfig};
-pub use net::{NetConfig, NetConfigError, NetworkKind};
+pub use net::{NetConfig, NetworkKind};
 pub use pci::PciConfig;
 pub use size::{ByteSize, SizeError};
 pub use transport::Transport;
@@ -290,7 +292,8 @@ impl Config {
 
     /// Whether there is a place for every device.
     fn validate_places(&self) -> Result<(), ConfigError> {
-        let bad = |what: String| Err(ConfigError::Value { field: "disk", what });
+        let field = if self.disk.is_empty() { "net" } else { "disk" };
+        let bad = |what: String| Err(ConfigError::Value { field, what });
         let disks = self.disk.iter().map(|disk| disk.transport);
         let nets = self.net.iter().map(|net| net.transport);
         let own = disks.chain(nets).map(|transport| transport.unwrap_or(self.transport));
@@ -322,4 +325,9 @@ impl Config {
         };
         Err(ConfigError::Value { field: "memory", what })
     }
+}
+
+/// What need not be written down: so snapshots say what they always said.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

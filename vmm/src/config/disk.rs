@@ -1,3 +1,4 @@
+use super::flag::{self, FlagError, Settings, check_name, choose, parse, transport, yes};
 use super::{ByteSize, LimitSettings, Transport};
 use drystone_block::{BlockConfig, Cache, EngineKind, OnIoError};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ pub struct DiskConfig {
     /// What the file holds. Never guessed: a guest can write what it likes into a raw file. So it is always written down.
     pub format: DiskFormat,
     /// Whether files are opened that the image names, such as a backing file.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub backing: DiskBacking,
     /// Its name in messages and counters; `disk0`, `disk1` and so on unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -30,13 +31,13 @@ pub struct DiskConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u16>,
     /// Who waits for the host.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub engine: EngineKind,
     /// Leave out the host's cache (O_DIRECT), as far as requests are aligned as the host asks for.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub direct: bool,
     /// Whether a write that the guest was told of may still be in a cache, unless the guest says otherwise.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub cache: Cache,
     /// What happens when the host fails a request.
     pub on_io_error: OnIoError,
@@ -92,40 +93,16 @@ pub enum DiskBacking {
     Allow,
 }
 
-/// So that snapshots say what they always said.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-/// Why a flag describes no disk.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum DiskError {
-    /// No such setting.
-    #[error(
-        "{0:?} is no setting: use path, format, backing, id, readonly, serial, transport, queues, engine, direct, cache, on_io_error, \
-         bandwidth, bandwidth_burst, operations, operations_burst or limit_group"
-    )]
-    Unknown(String),
-    /// A setting given twice.
-    #[error("{0} is given twice")]
-    Twice(String),
-    /// A value that the setting cannot have.
-    #[error("{name}={value:?}: {what}")]
-    Value {
-        /// The setting.
-        name: String,
-        /// The value.
-        value: String,
-        /// What is wrong with it.
-        what: String,
-    },
-}
-
 impl DiskConfig {
     /// The disk's name: its own, or one by its place among the machine's disks.
     pub fn name(&self, index: usize) -> String {
         self.id.clone().unwrap_or_else(|| format!("disk{index}"))
+    }
+
+    /// How fast it may be.
+    fn limit(&self) -> LimitSettings {
+        let Self { bandwidth, bandwidth_burst, operations, operations_burst, .. } = *self;
+        LimitSettings { bandwidth, bandwidth_burst, operations, operations_burst }
     }
 
     /// As if it had had this limit from the start.
@@ -140,15 +117,12 @@ impl DiskConfig {
     /// # Errors
     /// One line that says which setting makes no sense.
     pub fn block(&self, index: usize) -> Result<BlockConfig, String> {
-        let Self { bandwidth, bandwidth_burst, operations, operations_burst, .. } = *self;
-        let limit = LimitSettings { bandwidth, bandwidth_burst, operations, operations_burst }.limits()?;
+        let limit = self.limit().limits()?;
         if self.path.as_os_str().is_empty() {
             return Err("path: none given".into());
         }
         let name = self.name(index);
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
-            return Err(format!("id {name:?}: use letters, digits, '_' and '-'"));
-        }
+        check_name("id", &name)?;
         let mut block = BlockConfig::new(name, &self.path);
         block.read_only = self.readonly;
         block.serial = self.serial.clone();
@@ -186,48 +160,45 @@ impl DiskConfig {
             DiskFormat::Qcow2 | DiskFormat::Vmdk => Ok(()),
         }
     }
+}
 
-    fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), DiskError> {
-        let bad = |what: String| DiskError::Value {
-            name: name.into(),
-            value: value.unwrap_or_default().into(),
-            what,
-        };
+impl Settings for DiskConfig {
+    const KNOWN: &'static str = "path, format, backing, id, readonly, serial, transport, queues, engine, direct, cache, on_io_error, \
+        bandwidth, bandwidth_burst, operations, operations_burst or limit_group";
+    const FIRST: Option<&'static str> = Some("path");
+
+    fn set(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
         match name {
-            "path" => self.path = parse(value).map_err(bad)?,
-            "id" => self.id = Some(parse(value).map_err(bad)?),
-            "format" => self.format = choose(value, &FORMATS).map_err(bad)?,
-            "backing" => {
-                let all = [("refuse", DiskBacking::Refuse), ("allow", DiskBacking::Allow)];
-                self.backing = choose(value, &all).map_err(bad)?;
+            "path" => self.path = parse(value)?,
+            "id" => self.id = Some(parse(value)?),
+            "format" => self.format = choose(value, &FORMATS)?,
+            "backing" => self.backing = choose(value, &BACKINGS)?,
+            "readonly" => self.readonly = yes(value)?,
+            "serial" => self.serial = Some(parse(value)?),
+            "transport" => self.transport = Some(transport(value)?),
+            "queues" => self.queues = Some(parse(value)?),
+            "engine" => self.engine = choose(value, &ENGINES)?,
+            "direct" => self.direct = yes(value)?,
+            "cache" => self.cache = choose(value, &CACHES)?,
+            "on_io_error" => self.on_io_error = choose(value, &POLICIES)?,
+            "limit_group" => self.limit_group = Some(parse(value)?),
+            _ => {
+                let mut limit = self.limit();
+                let known = limit.set(name, value)?;
+                self.set_limit(limit);
+                return Ok(known);
             }
-            "readonly" => self.readonly = flag(value).map_err(bad)?,
-            "serial" => self.serial = Some(parse(value).map_err(bad)?),
-            "transport" => {
-                let all = [("pci", Transport::Pci), ("mmio", Transport::Mmio)];
-                self.transport = Some(choose(value, &all).map_err(bad)?);
-            }
-            "queues" => self.queues = Some(parse(value).map_err(bad)?),
-            "engine" => self.engine = choose(value, &ENGINES).map_err(bad)?,
-            "direct" => self.direct = flag(value).map_err(bad)?,
-            "cache" => {
-                let all = [("writeback", Cache::Writeback), ("writethrough", Cache::Writethrough)];
-                self.cache = choose(value, &all).map_err(bad)?;
-            }
-            "on_io_error" => self.on_io_error = choose(value, &POLICIES).map_err(bad)?,
-            "bandwidth" => self.bandwidth = Some(parse(value).map_err(bad)?),
-            "bandwidth_burst" => self.bandwidth_burst = Some(parse(value).map_err(bad)?),
-            "operations" => self.operations = Some(parse(value).map_err(bad)?),
-            "operations_burst" => self.operations_burst = Some(parse(value).map_err(bad)?),
-            "limit_group" => self.limit_group = Some(parse(value).map_err(bad)?),
-            _ => return Err(DiskError::Unknown(name.into())),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
 const FORMATS: [(&str, DiskFormat); 3] =
     [("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2), ("vmdk", DiskFormat::Vmdk)];
+
+const BACKINGS: [(&str, DiskBacking); 2] = [("refuse", DiskBacking::Refuse), ("allow", DiskBacking::Allow)];
+
+const CACHES: [(&str, Cache); 2] = [("writeback", Cache::Writeback), ("writethrough", Cache::Writethrough)];
 
 const ENGINES: [(&str, EngineKind); 4] = [
     ("auto", EngineKind::Auto),
@@ -243,45 +214,12 @@ const POLICIES: [(&str, OnIoError); 4] = [
     ("stop", OnIoError::Stop),
 ];
 
-pub(super) fn parse<T: FromStr<Err: ToString>>(value: Option<&str>) -> Result<T, String> {
-    value.ok_or("needs a value")?.parse().map_err(|e: T::Err| e.to_string())
-}
-
-pub(super) fn flag(value: Option<&str>) -> Result<bool, String> {
-    value.map_or(Ok(true), |v| v.parse().map_err(|_| "use true or false".into()))
-}
-
-pub(super) fn choose<T: Copy>(value: Option<&str>, all: &[(&str, T)]) -> Result<T, String> {
-    let chosen = all.iter().find(|(name, _)| Some(*name) == value);
-    chosen.map(|(_, one)| *one).ok_or_else(|| {
-        let names: Vec<_> = all.iter().map(|(name, _)| *name).collect();
-        match names.split_last() {
-            Some((last, [])) => format!("use {last}"),
-            Some((last, others)) => format!("use {} or {last}", others.join(", ")),
-            None => "no value will do".into(),
-        }
-    })
-}
-
 impl FromStr for DiskConfig {
-    type Err = DiskError;
+    type Err = FlagError;
 
     /// The flag's form: `x.img`, `x.img,readonly`, `path=x.img,id=root,serial=A1`. A path that has a comma or an equals sign in it
     /// has its place in a file.
-    fn from_str(text: &str) -> Result<Self, DiskError> {
-        let (mut disk, mut given) = (Self::default(), Vec::new());
-        for (n, item) in text.split(',').enumerate() {
-            let (name, value) = match item.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None if n == 0 => ("path", Some(item)),
-                None => (item, None),
-            };
-            if given.contains(&name) {
-                return Err(DiskError::Twice(name.into()));
-            }
-            given.push(name);
-            disk.set(name, value)?;
-        }
-        Ok(disk)
+    fn from_str(text: &str) -> Result<Self, FlagError> {
+        flag::read(text)
     }
 }

@@ -1,4 +1,5 @@
 use super::ByteSize;
+use super::flag::parse;
 use drystone_limit::{LimitConfig, Rate};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -23,6 +24,21 @@ pub struct LimitSettings {
 }
 
 impl LimitSettings {
+    /// Sets one of a flag's settings. False: there is no such limit.
+    ///
+    /// # Errors
+    /// What is wrong with the value.
+    pub(super) fn set(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        match name {
+            "bandwidth" => self.bandwidth = Some(parse(value)?),
+            "bandwidth_burst" => self.bandwidth_burst = Some(parse(value)?),
+            "operations" => self.operations = Some(parse(value)?),
+            "operations_burst" => self.operations_burst = Some(parse(value)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
     /// What a limiter is made of.
     ///
     /// # Errors

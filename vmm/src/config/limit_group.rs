@@ -1,6 +1,6 @@
+use super::flag::{self, FlagError, Settings, check_name, parse};
 use super::{ByteSize, LimitSettings};
 use serde::{Deserialize, Serialize};
-use std::fmt::Display;
 use std::str::FromStr;
 
 /// A limit that several disks share, beside those that they have for themselves. In a file a table of the array `limit_group`; as a
@@ -24,28 +24,6 @@ pub struct LimitGroupConfig {
     pub operations_burst: Option<u64>,
 }
 
-/// Why a flag describes no group.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum LimitGroupError {
-    /// No such setting.
-    #[error("{0:?} is no setting: use name, bandwidth, bandwidth_burst, operations or operations_burst")]
-    Unknown(String),
-    /// A setting given twice.
-    #[error("{0} is given twice")]
-    Twice(String),
-    /// A value that the setting cannot have.
-    #[error("{name}={value:?}: {what}")]
-    Value {
-        /// The setting.
-        name: String,
-        /// The value.
-        value: String,
-        /// What is wrong with it.
-        what: String,
-    },
-}
-
 impl LimitGroupConfig {
     /// As if it had had this limit from the start.
     pub(crate) fn set_limit(&mut self, limit: LimitSettings) {
@@ -65,51 +43,33 @@ impl LimitGroupConfig {
     /// # Errors
     /// One line that says which setting makes no sense.
     pub fn validate(&self) -> Result<(), String> {
-        let name = &self.name;
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
-            return Err(format!("name {name:?}: use letters, digits, '_' and '-'"));
-        }
+        check_name("name", &self.name)?;
         self.limit().limits().map(drop)
     }
+}
 
-    fn set(&mut self, name: &str, value: &str) -> Result<(), LimitGroupError> {
-        fn parse<T: FromStr<Err: Display>>(name: &str, value: &str) -> Result<T, LimitGroupError> {
-            value.parse().map_err(|e: T::Err| {
-                let what = e.to_string();
-                LimitGroupError::Value { name: name.into(), value: value.into(), what }
-            })
+impl Settings for LimitGroupConfig {
+    const KNOWN: &'static str = "name, bandwidth, bandwidth_burst, operations or operations_burst";
+    const FIRST: Option<&'static str> = Some("name");
+
+    fn set(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        if name == "name" {
+            self.name = parse(value)?;
+            return Ok(true);
         }
-        match name {
-            "name" => self.name = value.into(),
-            "bandwidth" => self.bandwidth = Some(parse(name, value)?),
-            "bandwidth_burst" => self.bandwidth_burst = Some(parse(name, value)?),
-            "operations" => self.operations = Some(parse(name, value)?),
-            "operations_burst" => self.operations_burst = Some(parse(name, value)?),
-            _ => return Err(LimitGroupError::Unknown(name.into())),
-        }
-        Ok(())
+        let mut limit = self.limit();
+        let known = limit.set(name, value)?;
+        self.set_limit(limit);
+        Ok(known)
     }
 }
 
 impl FromStr for LimitGroupConfig {
-    type Err = LimitGroupError;
+    type Err = FlagError;
 
     /// The flag's form: `shared,bandwidth=100M` or `name=shared,operations=500`.
-    fn from_str(text: &str) -> Result<Self, LimitGroupError> {
-        let (mut group, mut given) = (Self::default(), Vec::new());
-        for (n, item) in text.split(',').enumerate() {
-            let (name, value) = match item.split_once('=') {
-                Some(both) => both,
-                None if n == 0 => ("name", item),
-                None => (item, ""),
-            };
-            if given.contains(&name) {
-                return Err(LimitGroupError::Twice(name.into()));
-            }
-            given.push(name);
-            group.set(name, value)?;
-        }
-        Ok(group)
+    fn from_str(text: &str) -> Result<Self, FlagError> {
+        flag::read(text)
     }
 }
 

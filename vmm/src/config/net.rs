@@ -1,5 +1,5 @@
-use super::disk::{choose, flag, parse};
-use super::{ByteSize, LimitSettings, Transport};
+use super::flag::{self, FlagError, Settings, check_name, parse, transport, yes};
+use super::{LimitSettings, Transport};
 use drystone_limit::LimitConfig;
 use drystone_net::{Forward, Mac, Passt, PasstConfig};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use std::str::FromStr;
 #[serde(default, deny_unknown_fields)]
 pub struct NetConfig {
     /// The guest has the host's network as any program of the host has it, by passt, without any privilege.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub user: bool,
     /// Ports of the host that lead to the guest, such as `8080:80`, `127.0.0.1:2222:22` or `53:53/udp`: for `user`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -23,7 +23,7 @@ pub struct NetConfig {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dns: Vec<IpAddr>,
     /// The guest reaches what listens on the host's loopback, by the address of its router: for `user`.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub host_loopback: bool,
     /// The socket of a passt that runs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,43 +54,14 @@ pub struct NetConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<Transport>,
     /// What the guest sends from another address is dropped.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub enforce_mac: bool,
     /// Limits of what the guest receives; operations are frames.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub rx: LimitSettings,
     /// Limits of what the guest sends; operations are frames.
-    #[serde(skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "super::is_default")]
     pub tx: LimitSettings,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-/// Why a flag describes no network device.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum NetConfigError {
-    /// No such setting.
-    #[error(
-        "{0:?} is no setting: use auto, user, forward, dns, host_loopback, passt, tap, bridge, fd, id, mac, mtu, queues, transport, enforce_mac, and rx_ or tx_ before \
-         bandwidth, bandwidth_burst, operations or operations_burst"
-    )]
-    Unknown(String),
-    /// A setting given twice.
-    #[error("{0} is given twice")]
-    Twice(String),
-    /// A value that the setting cannot have.
-    #[error("{name}={value:?}: {what}")]
-    Value {
-        /// The setting.
-        name: String,
-        /// The value.
-        value: String,
-        /// What is wrong with it.
-        what: String,
-    },
 }
 
 /// Which network of the host it is.
@@ -190,9 +161,7 @@ impl NetConfig {
     pub fn device(&self, index: usize, machine: &str) -> Result<drystone_net::NetConfig, String> {
         let network = self.network()?;
         let name = self.name(index);
-        if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c)) {
-            return Err(format!("id {name:?}: use letters, digits, '_' and '-'"));
-        }
+        check_name("id", &name)?;
         let of = |which: &str, limit: &LimitSettings| -> Result<LimitConfig, String> {
             limit.limits().map_err(|what| format!("{which}: {what}"))
         };
@@ -219,57 +188,40 @@ impl NetConfig {
         net.validate().map_err(bare)?;
         Ok(net)
     }
-
-    fn set(&mut self, name: &str, value: Option<&str>) -> Result<(), NetConfigError> {
-        let bad = |what: String| NetConfigError::Value {
-            name: name.into(),
-            value: value.unwrap_or_default().into(),
-            what,
-        };
-        match name {
-            "auto" if value.is_none() => {}
-            "user" => self.user = flag(value).map_err(bad)?,
-            "forward" => self.forward.push(parse(value).map_err(bad)?),
-            "dns" => self.dns.push(parse(value).map_err(bad)?),
-            "host_loopback" => self.host_loopback = flag(value).map_err(bad)?,
-            "passt" => self.passt = Some(parse(value).map_err(bad)?),
-            "tap" => {
-                self.tap = Some(value.map_or(Ok(NUMBERED.into()), |v| parse(Some(v))).map_err(bad)?);
-            }
-            "bridge" => self.bridge = Some(parse(value).map_err(bad)?),
-            "fd" => self.fds = numbers(value).map_err(bad)?,
-            "id" => self.id = Some(parse(value).map_err(bad)?),
-            "mac" => self.mac = Some(parse(value).map_err(bad)?),
-            "mtu" => self.mtu = Some(parse(value).map_err(bad)?),
-            "queues" => self.queues = Some(parse(value).map_err(bad)?),
-            "enforce_mac" => self.enforce_mac = flag(value).map_err(bad)?,
-            "transport" => {
-                let all = [("pci", Transport::Pci), ("mmio", Transport::Mmio)];
-                self.transport = Some(choose(value, &all).map_err(bad)?);
-            }
-            _ => match name.split_once('_') {
-                Some(("rx", limit)) => set_limit(&mut self.rx, limit, value).ok_or(name),
-                Some(("tx", limit)) => set_limit(&mut self.tx, limit, value).ok_or(name),
-                _ => Err(name),
-            }
-            .map_err(|name| NetConfigError::Unknown(name.into()))?
-            .map_err(bad)?,
-        }
-        Ok(())
-    }
 }
 
-/// `None`: there is no such limit.
-fn set_limit(limit: &mut LimitSettings, name: &str, value: Option<&str>) -> Option<Result<(), String>> {
-    let bytes = |field: &mut Option<ByteSize>| parse(value).map(|size| *field = Some(size));
-    let number = |field: &mut Option<u64>| parse(value).map(|number| *field = Some(number));
-    Some(match name {
-        "bandwidth" => bytes(&mut limit.bandwidth),
-        "bandwidth_burst" => bytes(&mut limit.bandwidth_burst),
-        "operations" => number(&mut limit.operations),
-        "operations_burst" => number(&mut limit.operations_burst),
-        _ => return None,
-    })
+impl Settings for NetConfig {
+    const KNOWN: &'static str = "auto, user, forward, dns, host_loopback, passt, tap, bridge, fd, id, mac, mtu, queues, transport, enforce_mac, \
+        and rx_ or tx_ before bandwidth, bandwidth_burst, operations or operations_burst";
+    const LISTS: &'static [&'static str] = &["forward", "dns"];
+
+    fn set(&mut self, name: &str, value: Option<&str>) -> Result<bool, String> {
+        match name {
+            "auto" if value.is_none() => {}
+            "user" => self.user = yes(value)?,
+            "forward" => self.forward.push(parse(value)?),
+            "dns" => self.dns.push(parse(value)?),
+            "host_loopback" => self.host_loopback = yes(value)?,
+            "passt" => self.passt = Some(parse(value)?),
+            "tap" => self.tap = Some(value.map_or(Ok(NUMBERED.into()), |name| parse(Some(name)))?),
+            "bridge" => self.bridge = Some(parse(value)?),
+            "fd" => self.fds = numbers(value)?,
+            "id" => self.id = Some(parse(value)?),
+            "mac" => self.mac = Some(parse(value)?),
+            "mtu" => self.mtu = Some(parse(value)?),
+            "queues" => self.queues = Some(parse(value)?),
+            "enforce_mac" => self.enforce_mac = yes(value)?,
+            "transport" => self.transport = Some(transport(value)?),
+            _ => {
+                return match name.split_once('_') {
+                    Some(("rx", limit)) => self.rx.set(limit, value),
+                    Some(("tx", limit)) => self.tx.set(limit, value),
+                    _ => Ok(false),
+                };
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// FNV-1a: the same on every host and in every version.
@@ -281,22 +233,10 @@ fn hash(bytes: impl Iterator<Item = u8>) -> [u8; 8] {
 }
 
 impl FromStr for NetConfig {
-    type Err = NetConfigError;
+    type Err = FlagError;
 
     /// The flag's form: `auto`, `user,forward=8080:80`, `tap`, `tap=vm0,queues=4`, `fd=5:6,mac=52:54:00:12:34:56`.
-    fn from_str(text: &str) -> Result<Self, NetConfigError> {
-        let (mut net, mut given) = (Self::default(), Vec::new());
-        for item in text.split(',') {
-            let (name, value) = match item.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (item, None),
-            };
-            if given.contains(&name) && !["forward", "dns"].contains(&name) {
-                return Err(NetConfigError::Twice(name.into()));
-            }
-            given.push(name);
-            net.set(name, value)?;
-        }
-        Ok(net)
+    fn from_str(text: &str) -> Result<Self, FlagError> {
+        flag::read(text)
     }
 }

@@ -358,7 +358,7 @@ fn a_wrong_disk_is_named() {
 #[test]
 fn network_devices_are_read_from_flags() {
     let net = |text: &str| -> Result<NetConfig, String> {
-        let net: NetConfig = text.parse().map_err(|e: NetConfigError| e.to_string())?;
+        let net: NetConfig = text.parse().map_err(|e: FlagError| e.to_string())?;
         net.device(0, "web").map(|_| net)
     };
     let kind = |text: &str| net(text).unwrap().network().unwrap();

@@ -120,7 +120,7 @@ impl FromStr for NetPlace {
     fn from_str(text: &str) -> Result<Self, String> {
         let split = text.split_once('=').filter(|(name, _)| !name.is_empty());
         let (name, network) = split.ok_or("use NAME=NETWORK, for example net0=tap=vm5")?;
-        let network: NetConfig = network.parse().map_err(|e: crate::config::NetConfigError| e.to_string())?;
+        let network: NetConfig = network.parse().map_err(|e: crate::config::FlagError| e.to_string())?;
         if !network.is_only_a_network() {
             return Err("only what the network is can change: auto, user, forward, dns, host_loopback, passt, tap, bridge, fd".into());
         }
